@@ -1,0 +1,149 @@
+//! Gives tonic's own errors what all of ours have: a reason.
+//!
+//! A request that cannot be decoded, is too large or names an unknown call is answered by tonic
+//! before it reaches us. Such an answer is a response without a body whose headers hold the status
+//! and no details.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderMap, Response};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use tower::{Layer, Service};
+
+use super::status::DOMAIN;
+
+/// The layer around the gRPC routes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnswerLayer;
+
+impl<S> Layer<S> for AnswerLayer {
+    type Service = Answers<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Answers { inner }
+    }
+}
+
+/// The service with the layer around it.
+#[derive(Clone, Debug)]
+pub struct Answers<S> {
+    inner: S,
+}
+
+impl<S, Request, Body> Service<Request> for Answers<S>
+where
+    S: Service<Request, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    Body: 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        Answer(Box::pin(self.inner.call(request)))
+    }
+}
+
+/// The future of a call.
+pub struct Answer<F>(Pin<Box<F>>);
+
+impl<F> std::fmt::Debug for Answer<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+impl<F, Body, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = ready!(self.0.as_mut().poll(cx));
+        if let Ok(response) = &mut answer
+            && let Some(explained) = explain(response.headers())
+        {
+            for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+                response.headers_mut().remove(name);
+            }
+            // It was written by us just now; a header that does not fit leaves tonic's bare status.
+            drop(explained.add_header(response.headers_mut()));
+        }
+        Poll::Ready(answer)
+    }
+}
+
+/// The status that an answer of tonic's own should have had.
+fn explain(headers: &HeaderMap) -> Option<Status> {
+    let status = Status::from_header_map(headers)?;
+    if status.code() == Code::Ok || headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    let (code, reason, message) = match status.code() {
+        Code::OutOfRange => (
+            Code::ResourceExhausted,
+            "MESSAGE_TOO_LARGE",
+            format!("{}; split the batch into several", status.message()),
+        ),
+        Code::Internal => (
+            Code::Internal,
+            "MALFORMED_REQUEST",
+            status.message().to_owned(),
+        ),
+        Code::Unimplemented => (
+            Code::Unimplemented,
+            "UNKNOWN_METHOD",
+            "this server has no such service or method".to_owned(),
+        ),
+        code => (code, "TRANSPORT", status.message().to_owned()),
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Some(Status::with_error_details(code, message, details))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: &Status) -> Option<(Code, String)> {
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        let explained = explain(&headers)?;
+        let reason = explained
+            .get_error_details()
+            .error_info()
+            .unwrap()
+            .reason
+            .clone();
+        Some((explained.code(), reason))
+    }
+
+    #[test]
+    fn only_errors_without_details_are_explained() {
+        let too_large = answered(&Status::out_of_range("decoded message length too large"));
+        assert_eq!(
+            too_large,
+            Some((Code::ResourceExhausted, "MESSAGE_TOO_LARGE".to_owned()))
+        );
+        let malformed = answered(&Status::internal("failed to decode Protobuf message"));
+        assert_eq!(
+            malformed,
+            Some((Code::Internal, "MALFORMED_REQUEST".to_owned()))
+        );
+        assert_eq!(answered(&Status::ok("")), None);
+        let ours =
+            crate::error::Error::new(crate::error::ErrorKind::OutOfRange, "CURSOR_AHEAD", "ahead");
+        assert_eq!(answered(&Status::from(ours)), None);
+    }
+}

@@ -1,0 +1,395 @@
+//! `sooner.v1.BatchService`: each call is convert, ask the engine, render.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, SubmitFields};
+use super::deadline::Deadline;
+use super::reader::{Event, Reader, Terms};
+use super::render;
+use super::violations::{INVALID_FIELD, Violations};
+use crate::base::limits;
+use crate::domain::batch::Batch;
+use crate::domain::ids::Sequence;
+use crate::domain::item::TerminalState;
+use crate::engine::{Engine, Order, Submission, Submitted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::batch_service_server::BatchService;
+use crate::wire::{
+    CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, CreateBatchResponse,
+    GetBatchRequest, GetBatchResponse, GetItemRequest, GetItemResponse, ItemResult, ItemState,
+    ResultOrder, SubmitBatchRequest, WatchAttached, WatchBatchRequest, WatchBatchResponse,
+    WatchEnded, WatchProgress, watch_batch_response,
+};
+
+/// Bounds of what a submit may bring.
+#[derive(Clone, Copy, Debug)]
+pub struct InputLimits {
+    /// Items of one submit.
+    pub items_max: usize,
+    /// Bytes of one input.
+    pub input_bytes_max: usize,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct BatchApi {
+    engine: Engine,
+    input: InputLimits,
+    closing: CancellationToken,
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl BatchApi {
+    /// A service of `engine`; its streams end when `closing` fires.
+    pub fn new(engine: Engine, input: InputLimits, closing: CancellationToken) -> Self {
+        Self {
+            engine,
+            input,
+            closing,
+        }
+    }
+
+    fn terms(&self, deadline: Deadline, progress: Option<Duration>) -> Terms {
+        Terms {
+            deadline,
+            closing: self.closing.clone(),
+            progress,
+            stop_when_caught_up: false,
+        }
+    }
+
+    async fn accept(&self, deadline: Deadline, submission: Submission) -> Result<Submitted> {
+        deadline.bound(self.engine.submit(submission)).await
+    }
+}
+
+#[tonic::async_trait]
+impl BatchService for BatchApi {
+    type SubmitBatchStream = Messages<ItemResult>;
+    type WatchBatchStream = Messages<WatchBatchResponse>;
+
+    async fn submit_batch(
+        &self,
+        request: Request<SubmitBatchRequest>,
+    ) -> Result<Response<Self::SubmitBatchStream>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let omit_output = request.omit_output;
+        let fields = SubmitFields {
+            batch_id: request.batch_id,
+            request_id: request.request_id,
+            queue: request.queue,
+            items: request.items,
+            options: request.options,
+            on_disconnect: request.on_disconnect,
+            progress_interval: request.progress_interval,
+        };
+        let (submission, progress) = convert::submission(fields, self.input)?;
+        let Submitted {
+            batch,
+            created,
+            stream,
+        } = self.accept(deadline, submission).await?;
+        let feed = self.engine.follow(&batch, Order::Completion(Sequence(0)))?;
+        let head = batch.head.clone();
+        let reader = Reader::new(feed, batch, stream, self.terms(deadline, progress));
+        let results = messages(reader, move |event| match event {
+            Event::Results(records, batch) => records
+                .into_iter()
+                .map(|record| render::result(record, &batch, omit_output))
+                .collect(),
+            Event::Progress(cursor, batch) => vec![marker(cursor, &batch)],
+            Event::Ended(_) => Vec::new(),
+        });
+        let mut response = Response::new(results);
+        let headers = [
+            ("sooner-batch-id", head.id.to_string()),
+            ("sooner-batch-uid", head.uid.to_string()),
+            ("sooner-batch-created", created.to_string()),
+        ];
+        for (name, value) in headers {
+            response
+                .metadata_mut()
+                .insert(name, value.parse().expect("ids are ASCII"));
+        }
+        Ok(response)
+    }
+
+    async fn create_batch(
+        &self,
+        request: Request<CreateBatchRequest>,
+    ) -> Result<Response<CreateBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let fields = SubmitFields {
+            batch_id: request.batch_id,
+            request_id: request.request_id,
+            queue: request.queue,
+            items: request.items,
+            options: request.options,
+            ..SubmitFields::default()
+        };
+        let (submission, _) = convert::submission(fields, self.input)?;
+        let Submitted { batch, created, .. } = self.accept(deadline, submission).await?;
+        Ok(Response::new(CreateBatchResponse {
+            batch: Some(render::batch(&batch)),
+            created,
+        }))
+    }
+
+    async fn watch_batch(
+        &self,
+        request: Request<WatchBatchRequest>,
+    ) -> Result<Response<Self::WatchBatchStream>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let watch = Watch::of(&request)?;
+        let batch = deadline.bound(self.engine.batch(&watch.batch_id)).await?;
+        check_uid(&batch, &request.batch_uid)?;
+        let feed = self.engine.follow(&batch, watch.from)?;
+        let stream = self.engine.attach(&batch);
+        let attached = watch_batch_response::Message::Attached(WatchAttached {
+            batch: Some(render::batch(&batch)),
+            oldest_sequence: 1,
+            last_sequence: batch.last_sequence().0.into(),
+        });
+        let mut terms = self.terms(deadline, Some(watch.progress));
+        terms.stop_when_caught_up = request.stop_when_caught_up;
+        let reader = Reader::new(feed, batch, stream, terms);
+        let (omit_output, states) = (request.omit_output, watch.states);
+        let first = stream::once(async move { Ok(said(attached)) });
+        let rest = messages(reader, move |event| {
+            watch_messages(event, &states, omit_output)
+        });
+        Ok(Response::new(Box::pin(first.chain(rest))))
+    }
+
+    async fn get_batch(
+        &self,
+        request: Request<GetBatchRequest>,
+    ) -> Result<Response<GetBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
+        let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
+        let id = required(wrong, id)?;
+        let found = self.engine.batch_when_over(&id, deadline.clip(wait));
+        let batch = deadline.bound(found).await?;
+        Ok(Response::new(GetBatchResponse {
+            batch: Some(render::batch(&batch)),
+        }))
+    }
+
+    async fn get_item(
+        &self,
+        request: Request<GetItemRequest>,
+    ) -> Result<Response<GetItemResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
+        if request.item_id.is_empty() {
+            wrong.add(INVALID_FIELD, "item_id", "must not be empty");
+        }
+        let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
+        let id = required(wrong, id)?;
+        let found = self.engine.item(
+            &id,
+            &request.item_id,
+            deadline.clip(wait),
+            request.include_spec,
+        );
+        let details = deadline.bound(found).await?;
+        Ok(Response::new(GetItemResponse {
+            item: Some(render::item(details)),
+        }))
+    }
+
+    async fn cancel_batch(
+        &self,
+        request: Request<CancelBatchRequest>,
+    ) -> Result<Response<CancelBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
+        if request.item_ids.len() > limits::CANCEL_ITEMS_MAX {
+            let has = request.item_ids.len();
+            let message = format!(
+                "{has} items are more than the limit {}",
+                limits::CANCEL_ITEMS_MAX
+            );
+            wrong.add("TOO_MANY_ITEMS", "item_ids", message);
+        }
+        if request.reason.len() > limits::CANCEL_REASON_BYTES_MAX {
+            let (has, max) = (request.reason.len(), limits::CANCEL_REASON_BYTES_MAX);
+            wrong.add(
+                INVALID_FIELD,
+                "reason",
+                format!("{has} bytes are more than the limit {max}"),
+            );
+        }
+        let id = required(wrong, id)?;
+        let mut item_ids: Vec<Box<str>> = request.item_ids.into_iter().map(Into::into).collect();
+        item_ids.sort_unstable();
+        item_ids.dedup();
+        let (batch, counts) = deadline
+            .bound(self.engine.cancel(&id, item_ids, &request.reason))
+            .await?;
+        Ok(Response::new(CancelBatchResponse {
+            batch: Some(render::batch(&batch)),
+            never_started_count: counts.never_started.into(),
+            stopping_count: counts.stopping.into(),
+            finished_count: counts.finished.into(),
+        }))
+    }
+}
+
+/// A checked watch.
+struct Watch {
+    batch_id: crate::domain::ids::BatchId,
+    from: Order,
+    progress: Duration,
+    states: Vec<TerminalState>,
+}
+
+impl Watch {
+    fn of(request: &WatchBatchRequest) -> Result<Self> {
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
+        let progress =
+            convert::duration(&mut wrong, "progress_interval", request.progress_interval)
+                .and_then(|interval| convert::progress(&mut wrong, interval));
+        let states = convert::states(&mut wrong, &request.states);
+        let from = match ResultOrder::try_from(request.order) {
+            Ok(ResultOrder::Unspecified | ResultOrder::Completion) => Order::Completion(Sequence(
+                u32::try_from(request.after_sequence).unwrap_or(u32::MAX),
+            )),
+            Ok(ResultOrder::Index) => {
+                Order::Index(u32::try_from(request.after_index).unwrap_or(u32::MAX))
+            }
+            Err(_) => {
+                wrong.add(
+                    INVALID_FIELD,
+                    "order",
+                    format!("{} is not a known value", request.order),
+                );
+                Order::Index(0)
+            }
+        };
+        match from {
+            Order::Completion(_) if request.after_index != 0 => {
+                wrong.add(INVALID_FIELD, "after_index", "only goes with order INDEX");
+            }
+            Order::Index(_) if request.after_sequence != 0 => {
+                wrong.add(
+                    INVALID_FIELD,
+                    "after_sequence",
+                    "does not go with order INDEX",
+                );
+            }
+            Order::Completion(_) | Order::Index(_) => {}
+        }
+        let batch_id = required(wrong, id)?;
+        let progress = progress.unwrap_or(limits::PROGRESS_INTERVAL_DEFAULT);
+        Ok(Self {
+            batch_id,
+            from,
+            progress,
+            states,
+        })
+    }
+}
+
+/// The value of a field that is there unless it was noted as wrong.
+fn required<T>(wrong: Violations, value: Option<T>) -> Result<T> {
+    wrong
+        .or(value)
+        .map(|value| value.expect("a missing value was noted as wrong"))
+}
+
+fn check_uid(batch: &Batch, uid: &str) -> Result<()> {
+    if uid.is_empty() || uid == batch.head.uid.to_string() {
+        return Ok(());
+    }
+    let message = format!(
+        "batch {} is another one now, with uid {}",
+        batch.head.id, batch.head.uid
+    );
+    Err(Error::new(ErrorKind::NotFound, "BATCH_NOT_FOUND", message)
+        .with("batch_uid", batch.head.uid))
+}
+
+/// The messages that `render` makes of a reader's events, in order; an error ends them.
+fn messages<T: Send + 'static>(
+    reader: Reader,
+    render: impl Fn(Event) -> Vec<T> + Send + 'static,
+) -> Messages<T> {
+    let events = stream::unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Some((event, reader))
+    });
+    // All that one event brings is ready at once, so that the transport packs it into few frames.
+    let chunks = events.map(move |event| match event {
+        Ok(event) => render(event).into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(Status::from(error))],
+    });
+    Box::pin(chunks.flat_map(stream::iter))
+}
+
+fn marker(cursor: Order, batch: &Batch) -> ItemResult {
+    let sequence = match cursor {
+        Order::Completion(after) => after.0,
+        Order::Index(_) => batch.last_sequence().0,
+    };
+    ItemResult {
+        batch_id: batch.head.id.to_string(),
+        sequence: sequence.into(),
+        state: ItemState::Unspecified.into(),
+        ..ItemResult::default()
+    }
+}
+
+fn watch_messages(
+    event: Event,
+    states: &[TerminalState],
+    omit_output: bool,
+) -> Vec<WatchBatchResponse> {
+    match event {
+        Event::Results(records, batch) => records
+            .into_iter()
+            .filter(|record| states.is_empty() || states.contains(&record.ending.state()))
+            .map(|record| render::result(record, &batch, omit_output))
+            .map(|result| said(watch_batch_response::Message::Result(result)))
+            .collect(),
+        Event::Progress(cursor, batch) => {
+            let last_sequence = marker(cursor, &batch).sequence;
+            let counts = Some(render::counts(&batch));
+            vec![said(watch_batch_response::Message::Progress(
+                WatchProgress {
+                    last_sequence,
+                    counts,
+                },
+            ))]
+        }
+        Event::Ended(batch) => {
+            let batch = Some(render::batch(&batch));
+            vec![said(watch_batch_response::Message::Ended(WatchEnded {
+                batch,
+            }))]
+        }
+    }
+}
+
+fn said(message: watch_batch_response::Message) -> WatchBatchResponse {
+    WatchBatchResponse {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,205 @@
+//! Domain values into answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, PastAttempt};
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::ids::item_id_text;
+use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
+use crate::domain::payload::{Body, Payload};
+use crate::domain::retry::RetrySettings;
+use crate::engine::ItemDetails;
+use crate::wire;
+
+/// A batch as it stands.
+pub(crate) fn batch(batch: &Batch) -> wire::Batch {
+    let head = &batch.head;
+    let options = &head.options;
+    wire::Batch {
+        batch_id: head.id.to_string(),
+        batch_uid: head.uid.to_string(),
+        state: batch_state(batch.state).into(),
+        counts: Some(counts(batch)),
+        create_time: Some(time(head.created)),
+        finish_time: batch.finished.map(time),
+        last_sequence: batch.last_sequence().0.into(),
+        labels: map(&options.labels),
+        cancel_reason: batch.cancel_reason.to_string(),
+        queue: head.queue.to_string(),
+        options: Some(wire::BatchOptions {
+            item_timeout: options.item_timeout.map(duration),
+            retry_policy: retry(&options.retry),
+            labels: map(&options.labels),
+        }),
+    }
+}
+
+/// How many items are in each state.
+pub(crate) fn counts(batch: &Batch) -> wire::Counts {
+    let tally = batch.tally;
+    wire::Counts {
+        total: batch.total.into(),
+        pending: (batch.total - tally.terminal() - batch.running).into(),
+        running: batch.running.into(),
+        succeeded: tally.succeeded.into(),
+        failed: tally.failed.into(),
+        cancelled: tally.cancelled.into(),
+        expired: tally.expired.into(),
+    }
+}
+
+/// One item's result, as its batch stands.
+pub(crate) fn result(record: Record, batch: &Batch, omit_output: bool) -> wire::ItemResult {
+    let state = record.ending.state();
+    let (output, error) = match record.ending {
+        Ending::Succeeded(output) => (Some(output), None),
+        Ending::Failed(error) | Ending::Cancelled(error) | Ending::Expired(error) => {
+            (None, Some(error))
+        }
+    };
+    let remaining =
+        (batch.state != BatchState::Open).then(|| batch.total.saturating_sub(record.sequence.0));
+    wire::ItemResult {
+        item_id: item_id_text(record.id.as_deref(), record.index),
+        index: record.index.into(),
+        batch_id: batch.head.id.to_string(),
+        sequence: record.sequence.0.into(),
+        state: terminal_state(state).into(),
+        output_omitted: omit_output && output.is_some(),
+        output: output.filter(|_| !omit_output).map(payload),
+        error: error.as_ref().map(item_error),
+        attempt_count: record.attempts,
+        worker_id: record.worker.into(),
+        queue_duration: Some(duration(record.queued)),
+        run_duration: Some(duration(record.ran)),
+        finish_time: Some(time(record.finished)),
+        remaining_count: remaining.map(Into::into),
+    }
+}
+
+/// An item as it stands.
+pub(crate) fn item(details: ItemDetails) -> wire::Item {
+    let ItemDetails { item, batch } = details;
+    let state = match (&item.record, item.running) {
+        (Some(record), _) => terminal_state(record.ending.state()),
+        (None, Some(_)) => wire::ItemState::Running,
+        (None, None) => wire::ItemState::Pending,
+    };
+    let under_way = item.running.map(|attempt| wire::Attempt {
+        attempt,
+        ..wire::Attempt::default()
+    });
+    wire::Item {
+        item_id: item_id_text(item.id.as_deref(), item.index),
+        index: item.index.into(),
+        batch_id: batch.head.id.to_string(),
+        state: state.into(),
+        attempts: item
+            .past
+            .into_iter()
+            .map(attempt)
+            .chain(under_way)
+            .collect(),
+        next_attempt_time: item.next_due.map(time),
+        result: item.record.map(|record| result(record, &batch, false)),
+        spec: item.spec.and_then(Result::ok).map(spec),
+    }
+}
+
+fn attempt(past: PastAttempt) -> wire::Attempt {
+    wire::Attempt {
+        attempt: past.number,
+        start_time: past.started.map(time),
+        finish_time: Some(time(past.ended)),
+        error: Some(item_error(&past.error)),
+        worker_id: past.worker.into(),
+    }
+}
+
+fn spec(spec: ItemSpec) -> wire::ItemSpec {
+    wire::ItemSpec {
+        item_id: spec.id.map(Into::into).unwrap_or_default(),
+        input: Some(payload(spec.input)),
+        timeout: spec.timeout.map(duration),
+        retry_policy: retry(&spec.retry),
+        attributes: map(&spec.attributes),
+    }
+}
+
+fn payload(payload: Payload) -> wire::Payload {
+    let body = match payload.body {
+        Body::Data(data) => wire::payload::Body::Data(data),
+        Body::Text(text) => wire::payload::Body::Text(text.into()),
+    };
+    wire::Payload {
+        body: Some(body),
+        content_type: payload.content_type.into(),
+    }
+}
+
+fn item_error(error: &ItemError) -> wire::ItemError {
+    wire::ItemError {
+        code: error.code.0,
+        reason: error.reason.to_string(),
+        message: error.message.to_string(),
+        retryable: Some(error.retryable),
+        details: map(&error.details),
+    }
+}
+
+fn retry(retry: &RetrySettings) -> Option<wire::RetryPolicy> {
+    (*retry != RetrySettings::default()).then(|| wire::RetryPolicy {
+        max_attempts: retry.max_attempts,
+        initial_backoff: retry.initial_backoff.map(duration),
+        max_backoff: retry.max_backoff.map(duration),
+        multiplier: retry.multiplier,
+        jitter: retry.jitter,
+        non_retryable_reasons: retry
+            .non_retryable_reasons
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        max_crashes: retry.max_crashes,
+    })
+}
+
+fn map(map: &BTreeMap<Box<str>, Box<str>>) -> HashMap<String, String> {
+    map.iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
+}
+
+fn batch_state(state: BatchState) -> wire::BatchState {
+    match state {
+        BatchState::Open => wire::BatchState::Open,
+        BatchState::Running => wire::BatchState::Running,
+        BatchState::Completed => wire::BatchState::Completed,
+        BatchState::Cancelling => wire::BatchState::Cancelling,
+        BatchState::Cancelled => wire::BatchState::Cancelled,
+    }
+}
+
+fn terminal_state(state: TerminalState) -> wire::ItemState {
+    match state {
+        TerminalState::Succeeded => wire::ItemState::Succeeded,
+        TerminalState::Failed => wire::ItemState::Failed,
+        TerminalState::Cancelled => wire::ItemState::Cancelled,
+        TerminalState::Expired => wire::ItemState::Expired,
+    }
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).expect("less than a second"),
+    }
+}
+
+fn time(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.0.div_euclid(1000),
+        nanos: i32::try_from(time.0.rem_euclid(1000) * 1_000_000).expect("less than a second"),
+    }
+}

@@ -1,0 +1,40 @@
+//! Collects what is wrong with a request, so that its sender learns all of it at once.
+
+use crate::base::limits;
+use crate::error::{Error, FieldViolation};
+
+/// The reason of most violations.
+pub(crate) const INVALID_FIELD: &str = "INVALID_FIELD";
+
+/// What is wrong so far.
+#[derive(Debug, Default)]
+pub(crate) struct Violations {
+    reason: Option<&'static str>,
+    list: Vec<FieldViolation>,
+}
+
+impl Violations {
+    /// Notes that `field` is wrong. The first reason becomes the error's.
+    pub(crate) fn add(
+        &mut self,
+        reason: &'static str,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.reason.get_or_insert(reason);
+        if self.list.len() < limits::VIOLATIONS_MAX {
+            self.list.push(FieldViolation {
+                field: field.into(),
+                message: message.into(),
+            });
+        }
+    }
+
+    /// The value if nothing was wrong.
+    pub(crate) fn or<T>(self, value: T) -> Result<T, Error> {
+        match self.reason {
+            None => Ok(value),
+            Some(reason) => Err(Error::invalid(reason, self.list)),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Every bound of the system and why it is where it is.
+
+use std::time::Duration;
+
+/// Bytes of one input that are accepted unless the configuration says otherwise.
+///
+/// Below the 4 MiB that gRPC clients in every language accept for a message by default, so that an
+/// item can always be read back.
+pub const INPUT_BYTES_MAX: usize = 3 << 20;
+
+/// The most that the configuration may allow for one input: a message stays below 65 MiB.
+pub const INPUT_BYTES_CEILING: usize = 64 << 20;
+
+/// Bytes of one output, and the most the configuration may allow.
+///
+/// A result must fit into the 4 MiB that gRPC clients accept by default, with its error and ids.
+pub const OUTPUT_BYTES_MAX: usize = 3 << 20;
+
+/// Items of one unary submit unless the configuration says otherwise: one transaction that others wait for.
+pub const SUBMIT_ITEMS_MAX: usize = 10_000;
+
+/// Items of one batch: indexes and sequences are packed into 32 bits each.
+pub const BATCH_ITEMS_MAX: u32 = u32::MAX - 1;
+
+/// Bytes of one request message; see [`message_bytes_max`].
+pub const MESSAGE_BYTES_MIN: usize = 16 << 20;
+
+/// The decode limit for requests: room for one input at its cap and all that surrounds it.
+pub const fn message_bytes_max(input_bytes_max: usize) -> usize {
+    let needed = input_bytes_max + (1 << 20);
+    if needed > MESSAGE_BYTES_MIN {
+        needed
+    } else {
+        MESSAGE_BYTES_MIN
+    }
+}
+
+/// Characters of a batch id: a DNS-like name with room for a path of names.
+pub const BATCH_ID_CHARS_MAX: usize = 128;
+
+/// Bytes of an item id: long enough for a path or a URL.
+pub const ITEM_ID_BYTES_MAX: usize = 256;
+
+/// Characters of a request id; a UUID has 36.
+pub const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// Characters of a queue's, attribute's or label's name.
+pub const NAME_CHARS_MAX: usize = 64;
+
+/// Bytes of a content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// Attributes of one item: they travel in environments and headers.
+pub const ATTRIBUTES_MAX: usize = 16;
+
+/// Bytes of one attribute's value.
+pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
+
+/// Labels of one batch.
+pub const LABELS_MAX: usize = 64;
+
+/// Bytes of one label's value.
+pub const LABEL_BYTES_MAX: usize = 256;
+
+/// Bytes of the reason that the caller of a cancel gives.
+pub const CANCEL_REASON_BYTES_MAX: usize = 1024;
+
+/// Bytes of an error message that are kept.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// Characters of a failure reason.
+pub const REASON_CHARS_MAX: usize = 63;
+
+/// The longest duration that makes sense in a request: ten years.
+pub const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// The longest that `wait` holds a unary call: proxies cut calls that are silent for long.
+pub const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// How long before a caller's deadline a waiting call answers, so that the answer still arrives.
+pub const WAIT_MARGIN: Duration = Duration::from_millis(100);
+
+/// The shortest interval between two progress messages of a stream.
+pub const PROGRESS_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// Interval of a watch's progress messages by default. Envoy cuts a stream that is silent for five minutes.
+pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Field violations that one error lists. Details travel in a header, and clients cap headers at 8 KiB.
+pub const VIOLATIONS_MAX: usize = 20;
+
+/// Operations that may wait for the writer. Full means that submits wait, then are told `QUEUE_FULL`.
+pub const WRITER_QUEUE_MAX: usize = 4096;
+
+/// Bytes of payload that may wait for the writer.
+pub const WRITER_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// How long an operation may wait for its place in the writer's queue.
+pub const WRITER_QUEUE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Operations in one transaction. More would only make the first wait for the last.
+pub const GROUP_OPERATIONS_MAX: usize = 1024;
+
+/// Bytes of payload in one transaction, for the same reason.
+pub const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// Records of a mass cancel in one transaction: results of other batches wait behind each chunk.
+pub const SWEEP_ITEMS_MAX: usize = 1000;
+
+/// Records of one page read from the journal.
+pub const PAGE_RECORDS_MAX: usize = 1000;
+
+/// Bytes of outputs in one page. It is what a watcher may hold in memory.
+pub const PAGE_BYTES_MAX: usize = 64 << 10;
+
+/// How long one read transaction may last: while it is open the WAL cannot shrink.
+pub const READ_MAX: Duration = Duration::from_secs(1);
+
+/// Threads that read from the store.
+pub const READERS: usize = 2;
+
+/// Bytes of inputs read for one lease call, beyond its first item.
+pub const LEASE_BYTES_MAX: usize = 4 << 20;
+
+/// Outcomes that may wait for the settler: two groups' worth, one being written, one gathering.
+/// More would only hide a slow disk from the pool.
+pub const SETTLED_QUEUE_MAX: usize = 512;
+
+/// Failed attempts of an item that `GetItem` tells.
+pub const ATTEMPTS_TOLD_MAX: usize = 100;
+
+/// Releases without a spent attempt after which an item fails `RELEASED_TOO_OFTEN`.
+pub const RELEASES_MAX: u32 = 100;
+
+/// Items in backoff after which a batch gets no first attempts until some are done: the bound on
+/// what a batch of failing items holds in memory.
+pub const WAITING_ITEMS_MAX: usize = 65_536;
+
+/// Slots one queue may have.
+pub const SLOTS_MAX: usize = 65_536;
+
+/// Item ids in one cancel.
+pub const CANCEL_ITEMS_MAX: usize = 10_000;
+
+/// Streams that one HTTP/2 connection may have open.
+pub const CONNECTION_STREAMS_MAX: u32 = 1024;
+
+/// Bytes of the headers of one request.
+pub const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// How long an outcome's worker may be silent about a lost hint before work is looked for anyway.
+pub const HINT_LOST_MAX: Duration = Duration::from_secs(1);
+
+/// Connections at once. Below the usual limit of file descriptors that services run with.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Bytes a client may send on one call before it is read: room for a large submit to keep flowing.
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Bytes all calls of a connection may send before they are read.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// How often a silent connection is pinged; network address translators forget sooner than minutes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the answer to such a ping may take.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);

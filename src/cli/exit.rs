@@ -1,0 +1,104 @@
+//! How the program ends. The numbers are a contract; scripts rely on them.
+
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::error::{Error, ErrorKind};
+use crate::server::StartError;
+use crate::store::OpenError;
+
+/// An exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    /// All is well; of a run: every item succeeded.
+    Success = 0,
+    /// The command line or the configuration is wrong, or the handler's command does not exist.
+    Usage = 2,
+    /// An item failed or expired.
+    ItemsFailed = 3,
+    /// The batch was cancelled.
+    Cancelled = 4,
+    /// The store is damaged, or of a newer format.
+    Damaged = 65,
+    /// An input cannot be read.
+    NoInput = 66,
+    /// A port or a data directory is in use.
+    InUse = 69,
+    /// A bug.
+    Internal = 70,
+    /// A directory cannot be written.
+    CannotCreate = 73,
+    /// Reading or writing failed.
+    Io = 74,
+    /// Ended by Ctrl-C.
+    Interrupted = 130,
+    /// Ended by SIGTERM.
+    Terminated = 143,
+}
+
+/// Why a command failed, in one line.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Handler(..) => Exit::Usage,
+            StartError::Bind(_, error) => match error.kind() {
+                std::io::ErrorKind::AddrInUse => Exit::InUse,
+                // An address this machine does not have, or a port it may not bind.
+                _ => Exit::Usage,
+            },
+            StartError::Store(error) => match error {
+                OpenError::InUse(_) => Exit::InUse,
+                OpenError::NotWritable(..) => Exit::CannotCreate,
+                OpenError::Foreign(_) | OpenError::Damaged(_) => Exit::Damaged,
+                OpenError::Io(..) | OpenError::Sqlite(..) => Exit::Io,
+            },
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match error.kind() {
+            ErrorKind::Invalid | ErrorKind::Precondition => Exit::Usage,
+            ErrorKind::Corrupt => Exit::Damaged,
+            ErrorKind::Internal => Exit::Internal,
+            _ => Exit::Io,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Exit::Io, error.to_string())
+    }
+}

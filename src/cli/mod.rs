@@ -1,0 +1,76 @@
+//! Floor 6: what a person types. Standard output is data, standard error is talk.
+
+mod exit;
+mod input;
+mod output;
+mod progress;
+mod run;
+mod serve;
+mod signals;
+mod state_dir;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::Failure;
+
+/// Runs the items of a batch and hands over each result the moment it is done.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sooner",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Serve(serve::Arguments),
+}
+
+/// Settings that `run` and `serve` share.
+#[derive(Debug, clap::Args)]
+struct Shared {
+    /// Configuration file [default: ./sooner.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// How many items run at once in the default queue [default: the processors]
+    #[arg(short = 'j', long, value_name = "N")]
+    slots: Option<usize>,
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let ended = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, message }) => {
+            tell(&format!("error: {message}"));
+            exit.into()
+        }
+    }
+}
+
+/// Says something to the person. A closed standard error must not stop the work.
+fn tell(line: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{line}").ok();
+}
+
+/// The process's environment, as far as it is text.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

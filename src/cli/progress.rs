@@ -1,0 +1,138 @@
+//! What a run tells while it goes on, on standard error: a bar on a terminal, a line every ten
+//! seconds elsewhere, failures as they come, and a summary.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::tell;
+use crate::base::clock;
+use crate::domain::ids::item_id_text;
+use crate::domain::item::{Ending, Record};
+
+/// Time between two plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Failures told one by one; the summary counts the rest.
+const FAILURES_TOLD_MAX: u64 = 20;
+
+/// The progress of a run.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    began: Instant,
+    first: Option<Duration>,
+    told: Instant,
+    done: u64,
+    failed: u64,
+    total: u64,
+    reasons: BTreeMap<Box<str>, u64>,
+}
+
+impl Progress {
+    /// Starts counting.
+    pub(super) fn begin(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !quiet;
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let style = "{bar:30} {pos}/{len} items, {per_sec}, {elapsed} {msg}";
+            bar.set_style(ProgressStyle::with_template(style).expect("the template is sound"));
+            bar
+        });
+        let now = clock::instant();
+        let (reasons, first) = (BTreeMap::new(), None);
+        Self {
+            bar,
+            quiet,
+            began: now,
+            first,
+            told: now,
+            done: 0,
+            failed: 0,
+            total: 0,
+            reasons,
+        }
+    }
+
+    /// Counts a result.
+    pub(super) fn count(&mut self, record: &Record, total: u32) {
+        self.first
+            .get_or_insert_with(|| clock::instant().duration_since(self.began));
+        self.done += 1;
+        self.total = total.into();
+        match &record.ending {
+            Ending::Succeeded(_) => {}
+            Ending::Failed(error) | Ending::Cancelled(error) | Ending::Expired(error) => {
+                self.failed += 1;
+                *self.reasons.entry(error.reason.clone()).or_default() += 1;
+                if self.failed <= FAILURES_TOLD_MAX {
+                    let id = item_id_text(record.id.as_deref(), record.index);
+                    let message = error.message.trim_end();
+                    self.say(&format!(
+                        "item {id} {}: {} {message}",
+                        record.ending.state().name(),
+                        error.reason
+                    ));
+                }
+            }
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total);
+            bar.set_position(self.done);
+        } else if clock::instant().duration_since(self.told) >= PLAIN_INTERVAL {
+            self.told = clock::instant();
+            self.say(&format!(
+                "{} of {} items, {} failed",
+                self.done, self.total, self.failed
+            ));
+        }
+    }
+
+    /// Says a line without tearing the bar. Failures are told even if it is to be quiet.
+    pub(super) fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| tell(line)),
+            None => tell(line),
+        }
+    }
+
+    /// Whether an item did not succeed.
+    pub(super) fn any_failed(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// Ends with a summary.
+    pub(super) fn end(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if self.quiet {
+            return;
+        }
+        let took = clock::instant().duration_since(self.began).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate is for reading")]
+        let rate = self.done as f64 / took.max(f64::EPSILON);
+        let first = self.first.map_or_else(String::new, |first| {
+            format!("; first result after {:.2} s", first.as_secs_f64())
+        });
+        let reasons: Vec<_> = self
+            .reasons
+            .iter()
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        let failed = if self.failed == 0 {
+            String::new()
+        } else {
+            format!(" ({})", reasons.join(", "))
+        };
+        tell(&format!(
+            "{} items in {took:.2} s ({rate:.0}/s): {} succeeded, {} failed{failed}{first}",
+            self.done,
+            self.done - self.failed,
+            self.failed
+        ));
+    }
+}

@@ -1,0 +1,89 @@
+//! The shape of `sooner.toml`, before its values are checked.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The whole file; every key may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    pub(crate) server: Server,
+    pub(crate) store: Store,
+    pub(crate) limits: Limits,
+    pub(crate) log: Log,
+    pub(crate) queues: BTreeMap<String, Queue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Server {
+    pub(crate) listen: Option<String>,
+    pub(crate) insecure: Option<bool>,
+    pub(crate) drain_grace: Option<String>,
+    pub(crate) disconnect_grace: Option<String>,
+    pub(crate) io_threads: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) submit_items: Option<usize>,
+    pub(crate) input_bytes: Option<String>,
+    pub(crate) output_bytes: Option<String>,
+    pub(crate) message_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) format: Option<String>,
+    pub(crate) filter: Option<String>,
+    pub(crate) items: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Queue {
+    pub(crate) handler: Option<Handler>,
+    pub(crate) slots: Option<usize>,
+    pub(crate) item_timeout: Option<String>,
+    pub(crate) retry: Retry,
+    pub(crate) max_crashes: Option<u32>,
+    pub(crate) kill_grace: Option<String>,
+    pub(crate) output_max: Option<String>,
+    pub(crate) stderr_max: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) env_pass: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Handler {
+    pub(crate) exec: Option<Vec<String>>,
+    pub(crate) echo: Option<Echo>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Echo {
+    pub(crate) delay: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retry {
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) initial_backoff: Option<String>,
+    pub(crate) max_backoff: Option<String>,
+    pub(crate) multiplier: Option<f64>,
+    pub(crate) jitter: Option<f64>,
+    pub(crate) non_retryable_reasons: Vec<String>,
+}

@@ -1,0 +1,147 @@
+//! Floor 5: settings, read once and checked once.
+//!
+//! A setting comes from a flag, else the environment (`SOONER_SERVER__LISTEN`), else the file, else
+//! its default. Keys that are not known are errors. After this floor no string is parsed any more.
+
+mod file;
+mod layers;
+mod quantity;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::layers::{Layers, command_line_handler, load};
+pub use self::quantity::{parse_duration, parse_size};
+use crate::base::limits;
+use crate::base::telemetry;
+use crate::domain::ids::QueueName;
+use crate::domain::retry::RetrySettings;
+use crate::engine::ItemLog;
+use crate::handler::ExecSettings;
+
+/// A setting that cannot be used: where it stands and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct ConfigError {
+    /// The file and line, the environment variable or the flag.
+    pub place: String,
+    /// What is wrong, with the value and the bound.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// An error at `place`.
+    pub fn new(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[queues.NAME]`
+    pub queues: HashMap<QueueName, QueueConfig>,
+}
+
+/// `[server]`: how it is reached and how it stops.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Address of the gRPC port. Default 127.0.0.1:50051.
+    pub listen: SocketAddr,
+    /// Whether an address beyond loopback is allowed without anything that guards it. Default false.
+    pub insecure: bool,
+    /// How long a drain may take in all. Default 30 s.
+    pub drain_grace: Duration,
+    /// How long a batch with `on_disconnect = CANCEL` may be without a stream. Default 10 s.
+    pub disconnect_grace: Duration,
+    /// Threads that serve connections. Default half the processors, at least 1, at most 4.
+    pub io_threads: usize,
+}
+
+/// `[store]`: where batches are kept.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The data directory. Default `./sooner-data`.
+    pub data_dir: PathBuf,
+}
+
+/// `[limits]`: what one request may bring.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitsConfig {
+    /// Items of one unary submit. Default 10,000.
+    pub submit_items: usize,
+    /// Bytes of one input. Default 3 MiB, at most 64 MiB.
+    pub input_bytes: usize,
+    /// Bytes of one output. Default and most 3 MiB.
+    pub output_bytes: usize,
+    /// Bytes of one message. Default 16 MiB, or the input cap + 1 MiB if that is more.
+    pub message_bytes: usize,
+}
+
+/// `[log]`: what is told on standard error.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Text or JSON lines. Default: text on a terminal.
+    pub format: telemetry::Format,
+    /// Levels by target, such as `info,sooner=debug`. Default `info`.
+    pub filter: String,
+    /// Which items have a line: all, failed (the default) or none.
+    pub items: ItemLog,
+}
+
+/// `[queues.NAME]`: what computes the items of a queue.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// The handler; without one the queue's items wait.
+    pub handler: Option<HandlerConfig>,
+    /// Attempts at once. Default: the processors.
+    pub slots: usize,
+    /// Limit of an attempt. Default 10 min.
+    pub item_timeout: Duration,
+    /// Retry settings; what is unset has the server's defaults.
+    pub retry: RetrySettings,
+}
+
+/// Which handler a queue has.
+#[derive(Clone, Debug)]
+pub enum HandlerConfig {
+    /// A program, started once per attempt.
+    Exec(ExecSettings),
+    /// The input comes back.
+    Echo {
+        /// After this time.
+        delay: Duration,
+    },
+}
+
+impl Config {
+    /// The settings of a queue that is not in the file.
+    pub fn default_queue() -> QueueConfig {
+        QueueConfig {
+            handler: None,
+            slots: processors(),
+            item_timeout: Duration::from_mins(10),
+            retry: RetrySettings::default(),
+        }
+    }
+}
+
+/// How many processors this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(limits::SLOTS_MAX)
+}

@@ -1,0 +1,168 @@
+//! The fingerprint of a submission's content: equal content, equal fingerprint.
+//!
+//! It is taken of the decoded content, because the bytes of a protobuf message are not canonical.
+//! Every part is preceded by its length or its presence, so that no two contents run into the same
+//! bytes; an unset field differs from its default written out. The first byte is the version of
+//! this layout: a change of layout needs a new one, or old submissions could not be repeated.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::ids::QueueName;
+use crate::domain::item::ItemSpec;
+use crate::domain::payload::{Body, Payload};
+use crate::domain::retry::RetrySettings;
+use crate::domain::settings::BatchOptions;
+
+const LAYOUT_VERSION: u8 = 1;
+
+/// A SHA-256 of a submission's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// The fingerprint of what a submission asks for: its queue, its settings and its items. Its keys
+/// (batch id and request id) and how its caller wants to read it are not part of it.
+pub fn fingerprint(queue: &QueueName, options: &BatchOptions, items: &[ItemSpec]) -> Fingerprint {
+    let mut hash = Hash(Sha256::new());
+    hash.0.update([LAYOUT_VERSION]);
+    hash.bytes(queue.as_str().as_bytes());
+    hash.duration(options.item_timeout);
+    hash.retry(&options.retry);
+    hash.map(&options.labels);
+    hash.count(items.len());
+    for item in items {
+        hash.presence(item.id.as_deref(), |hash, id| hash.bytes(id.as_bytes()));
+        hash.payload(&item.input);
+        hash.duration(item.timeout);
+        hash.retry(&item.retry);
+        hash.map(&item.attributes);
+    }
+    Fingerprint(hash.0.finalize().into())
+}
+
+struct Hash(Sha256);
+
+impl Hash {
+    fn count(&mut self, count: usize) {
+        self.0.update((count as u64).to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.update(bytes);
+    }
+
+    fn presence<T>(&mut self, value: Option<T>, hash: impl FnOnce(&mut Self, T)) {
+        self.0.update([u8::from(value.is_some())]);
+        if let Some(value) = value {
+            hash(self, value);
+        }
+    }
+
+    fn duration(&mut self, duration: Option<Duration>) {
+        self.presence(duration, |hash, duration| {
+            hash.0.update(duration.as_nanos().to_le_bytes())
+        });
+    }
+
+    fn number(&mut self, number: Option<f64>) {
+        self.presence(number, |hash, number| {
+            hash.0.update(number.to_bits().to_le_bytes())
+        });
+    }
+
+    fn map(&mut self, map: &BTreeMap<Box<str>, Box<str>>) {
+        self.count(map.len());
+        for (key, value) in map {
+            self.bytes(key.as_bytes());
+            self.bytes(value.as_bytes());
+        }
+    }
+
+    fn payload(&mut self, payload: &Payload) {
+        self.0.update([match payload.body {
+            Body::Data(_) => 0,
+            Body::Text(_) => 1,
+        }]);
+        self.bytes(payload.bytes());
+        self.bytes(payload.content_type.as_bytes());
+    }
+
+    fn retry(&mut self, retry: &RetrySettings) {
+        self.number(retry.max_attempts.map(f64::from));
+        self.duration(retry.initial_backoff);
+        self.duration(retry.max_backoff);
+        self.number(retry.multiplier);
+        self.number(retry.jitter);
+        self.number(retry.max_crashes.map(f64::from));
+        self.count(retry.non_retryable_reasons.len());
+        for reason in &retry.non_retryable_reasons {
+            self.bytes(reason.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(items: &[ItemSpec]) -> Fingerprint {
+        fingerprint(&QueueName::default(), &BatchOptions::default(), items)
+    }
+
+    fn item(text: &str) -> ItemSpec {
+        ItemSpec {
+            input: Payload::text(text),
+            ..ItemSpec::default()
+        }
+    }
+
+    #[test]
+    fn content_that_differs_anywhere_differs() {
+        let with_id = ItemSpec {
+            id: Some("a".into()),
+            ..item("a")
+        };
+        let data = ItemSpec {
+            input: Payload::data("a".as_bytes()),
+            ..ItemSpec::default()
+        };
+        let timed = ItemSpec {
+            timeout: Some(Duration::from_secs(1)),
+            ..item("a")
+        };
+        let retried = ItemSpec {
+            retry: RetrySettings {
+                max_attempts: Some(3),
+                ..RetrySettings::default()
+            },
+            ..item("a")
+        };
+        let contents = [
+            vec![item("a")],
+            vec![item("a"), item("")],
+            vec![item(""), item("a")],
+            vec![with_id],
+            vec![data],
+            vec![timed],
+            vec![retried],
+        ];
+        for (i, left) in contents.iter().enumerate() {
+            for (j, right) in contents.iter().enumerate() {
+                assert_eq!(of(left) == of(right), i == j, "{i} and {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_one_on_disk() {
+        let Fingerprint(bytes) = of(&[item("a")]);
+        let hex: String = bytes[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, "HEX", "a new layout needs a new version");
+    }
+}

@@ -1,0 +1,128 @@
+//! An item: what the caller asked for, and how it ended.
+//!
+//! ```text
+//!             accept            lease               outcome
+//!  (none) ───────────▶ PENDING ────────▶ RUNNING ───────────▶ SUCCEEDED
+//!                       ▲  │                │ │ └─ last failure ─▶ FAILED
+//!   backoff, released,  │  │                │ └─ cancel ─────────▶ CANCELLED
+//!   interrupted ────────┼──┼────────────────┘
+//!                       └──┴─ cancel ──────────────────────────▶ CANCELLED
+//! ```
+//! A terminal state has exactly one record in the batch's journal, and it never changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::ItemError;
+use crate::domain::ids::Sequence;
+use crate::domain::payload::Payload;
+use crate::domain::retry::RetrySettings;
+
+/// One unit of work as the caller describes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemSpec {
+    /// The caller's name for it; `None` stands for its decimal position.
+    pub id: Option<Box<str>>,
+    /// What the handler receives.
+    pub input: Payload,
+    /// Limit of each attempt, if the caller set one.
+    pub timeout: Option<Duration>,
+    /// The item's own retry settings.
+    pub retry: RetrySettings,
+    /// Small extras for the handler.
+    pub attributes: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// How an item ended. The numbers are on disk and never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TerminalState {
+    /// The handler returned an output.
+    Succeeded = 3,
+    /// Its last attempt failed.
+    Failed = 4,
+    /// It was cancelled first.
+    Cancelled = 5,
+    /// A time limit passed first.
+    Expired = 6,
+}
+
+impl TerminalState {
+    /// The state that `number` stands for on disk.
+    pub fn from_number(number: i64) -> Option<Self> {
+        match number {
+            3 => Some(Self::Succeeded),
+            4 => Some(Self::Failed),
+            5 => Some(Self::Cancelled),
+            6 => Some(Self::Expired),
+            _ => None,
+        }
+    }
+
+    /// The state's name in logs and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// How an item ended, with what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// With an output.
+    Succeeded(Payload),
+    /// With a failure.
+    Failed(ItemError),
+    /// By a cancel.
+    Cancelled(ItemError),
+    /// By a time limit.
+    Expired(ItemError),
+}
+
+impl Ending {
+    /// The terminal state it leads to.
+    pub fn state(&self) -> TerminalState {
+        match self {
+            Self::Succeeded(_) => TerminalState::Succeeded,
+            Self::Failed(_) => TerminalState::Failed,
+            Self::Cancelled(_) => TerminalState::Cancelled,
+            Self::Expired(_) => TerminalState::Expired,
+        }
+    }
+
+    /// Why the item did not succeed.
+    pub fn error(&self) -> Option<&ItemError> {
+        match self {
+            Self::Succeeded(_) => None,
+            Self::Failed(error) | Self::Cancelled(error) | Self::Expired(error) => Some(error),
+        }
+    }
+}
+
+/// An entry of a batch's journal: the one result of one item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its place in the journal.
+    pub sequence: Sequence,
+    /// The item's position in the submitted order.
+    pub index: u32,
+    /// The caller's name for the item.
+    pub id: Option<Box<str>>,
+    /// The terminal state and what came of it.
+    pub ending: Ending,
+    /// Attempts charged.
+    pub attempts: u32,
+    /// Who produced it; empty if no attempt did.
+    pub worker: Box<str>,
+    /// How long the item waited before its last attempt.
+    pub queued: Duration,
+    /// How long its last attempt ran.
+    pub ran: Duration,
+    /// When it was recorded.
+    pub finished: Timestamp,
+}

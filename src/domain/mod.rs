@@ -1,0 +1,11 @@
+//! Floor 1: values and their rules. No async, no I/O, no clock: time is a parameter.
+
+pub mod attempt;
+pub mod batch;
+pub mod fingerprint;
+pub mod ids;
+pub mod item;
+pub mod payload;
+pub mod retry;
+pub mod settings;
+pub mod tally;

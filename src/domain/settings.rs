@@ -1,0 +1,27 @@
+//! Settings of a batch: what its caller asked for beside its items.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::retry::RetrySettings;
+
+/// Settings of a batch. What is unset comes from its queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchOptions {
+    /// Limit of each attempt.
+    pub item_timeout: Option<Duration>,
+    /// Retry settings of its items.
+    pub retry: RetrySettings,
+    /// The caller's marks.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// What happens to a batch whose last stream has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It is cancelled after a grace.
+    Cancel,
+}

@@ -1,0 +1,204 @@
+//! One attempt: the handler under its limit, its cancel and a guard against panics, and the
+//! settlement its outcome leads to.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::handler::Trace;
+use super::{Attempt, Handler, QueueSettings};
+use crate::base::{clock, entropy, limits};
+use crate::domain::attempt::{ItemError, Outcome, Reason};
+use crate::domain::item::{Ending, ItemSpec};
+use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
+use crate::store::{Damaged, Lease, LeaseEnd, Settlement, Store};
+
+/// Who runs local attempts, in results and logs.
+const WORKER: &str = "local";
+
+/// Runs the attempts of one queue.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) settings: QueueSettings,
+    pub(crate) store: Store,
+    pub(crate) halt: CancellationToken,
+    pub(crate) input_bytes_max: usize,
+    pub(crate) output_bytes_max: usize,
+}
+
+/// Why an attempt was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopCause {
+    Cancelled,
+    TimedOut,
+    Halted,
+}
+
+impl Executor {
+    /// Runs a lease's attempt to its end.
+    pub(crate) async fn run(&self, mut lease: Lease) -> Settlement {
+        let started = clock::now();
+        let (id, end) = match std::mem::replace(&mut lease.spec, Err(Damaged)) {
+            Ok(spec) => {
+                let spec = Arc::new(spec);
+                let end = self.run_item(&lease, &spec).await;
+                (spec.id.clone(), end)
+            }
+            Err(Damaged) => (
+                None,
+                failed(Reason::CORRUPT_RECORD, "the stored input is damaged"),
+            ),
+        };
+        let charged = !matches!(end, LeaseEnd::Release { charged: false, .. });
+        Settlement {
+            token: lease.token,
+            head: lease.head,
+            id,
+            end,
+            spent: lease.spent + u32::from(charged),
+            worker: WORKER.into(),
+            queued: lease.granted.since(lease.ready_since),
+            started,
+            ran: clock::now().since(started),
+        }
+    }
+
+    async fn run_item(&self, lease: &Lease, spec: &Arc<ItemSpec>) -> LeaseEnd {
+        let settings = spec
+            .retry
+            .or(&lease.head.options.retry)
+            .or(&self.settings.retry);
+        if lease.crashes >= settings.max_crashes.unwrap_or(MAX_CRASHES_DEFAULT) {
+            let message = format!(
+                "the server died {} times while this item ran",
+                lease.crashes
+            );
+            return failed(Reason::CRASHED_TOO_OFTEN, &message);
+        }
+        let (has, max) = (spec.input.bytes().len(), self.input_bytes_max);
+        if has > max {
+            let message = format!("the input has more than the limit of {max} bytes");
+            return failed(Reason::INPUT_TOO_LARGE, &message);
+        }
+        let outcome = self.attempt(lease, Arc::clone(spec)).await;
+        self.judge(lease, &settings.policy(), outcome)
+    }
+
+    async fn attempt(&self, lease: &Lease, spec: Arc<ItemSpec>) -> Outcome {
+        let limit = self.limit(lease, &spec);
+        // A child of its own: a timeout must not look like a cancel of the lease.
+        let stop = lease.stop.child_token();
+        let attempt = Attempt {
+            spec,
+            batch_id: lease.head.id.clone(),
+            batch_uid: lease.head.uid,
+            index: lease.token.item.index,
+            number: lease.token.attempt,
+            deadline: clock::now().plus(limit),
+            stop: stop.clone(),
+            trace: Trace {
+                store: Some(self.store.clone()),
+                token: lease.token,
+            },
+        };
+        let mut work =
+            std::pin::pin!(AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind());
+        let cause = tokio::select! {
+            biased; // An outcome that is there counts, whatever else has come.
+            outcome = &mut work => return outcome.unwrap_or_else(panicked),
+            () = lease.stop.cancelled() => StopCause::Cancelled,
+            () = self.halt.cancelled() => StopCause::Halted,
+            () = tokio::time::sleep(limit) => StopCause::TimedOut,
+        };
+        stop.cancel();
+        let late = tokio::time::timeout(self.handler.stop_grace(), work)
+            .await
+            .ok()
+            .and_then(Result::ok);
+        match (cause, late) {
+            // After its limit an attempt never succeeds.
+            (StopCause::TimedOut, _) => {
+                let message = format!("the attempt ran into its limit of {limit:?}");
+                Outcome::Failed(ItemError::of(Reason::ITEM_TIMEOUT, &message))
+            }
+            (StopCause::Cancelled | StopCause::Halted, Some(Outcome::Succeeded(output))) => {
+                Outcome::Succeeded(output)
+            }
+            (StopCause::Cancelled, _) => Outcome::Failed(ItemError::of(
+                Reason::ITEM_CANCELLED,
+                "cancelled while it ran",
+            )),
+            (StopCause::Halted, _) => Outcome::Released {
+                error: ItemError::of(
+                    Reason::INTERRUPTED,
+                    "the server stopped while the attempt ran",
+                ),
+                wait: Duration::ZERO,
+            },
+        }
+    }
+
+    fn limit(&self, lease: &Lease, spec: &ItemSpec) -> Duration {
+        spec.timeout
+            .or(lease.head.options.item_timeout)
+            .unwrap_or(self.settings.item_timeout)
+    }
+
+    /// What an outcome leads to.
+    fn judge(&self, lease: &Lease, policy: &RetryPolicy, outcome: Outcome) -> LeaseEnd {
+        match outcome {
+            Outcome::Succeeded(output) if output.bytes().len() > self.output_bytes_max => {
+                let (has, max) = (output.bytes().len(), self.output_bytes_max);
+                let message = format!("the output has {has} bytes, more than the limit {max}");
+                failed(Reason::OUTPUT_TOO_LARGE, &message)
+            }
+            Outcome::Succeeded(output) => LeaseEnd::Finish(Ending::Succeeded(output)),
+            Outcome::Failed(error) => {
+                match policy.decide(&error, lease.spent + 1, entropy::fraction()) {
+                    RetryDecision::Final => LeaseEnd::Finish(Ending::Failed(error)),
+                    RetryDecision::Again(wait) => LeaseEnd::Release {
+                        due: clock::now().plus(wait),
+                        error,
+                        charged: true,
+                    },
+                }
+            }
+            Outcome::Released { error, .. } if lease.releases + 1 >= limits::RELEASES_MAX => {
+                let message = format!(
+                    "given back {} times, last: {}",
+                    limits::RELEASES_MAX,
+                    error.message
+                );
+                failed(Reason::RELEASED_TOO_OFTEN, &message)
+            }
+            Outcome::Released { error, wait } => LeaseEnd::Release {
+                due: clock::now().plus(wait),
+                error,
+                charged: false,
+            },
+        }
+    }
+}
+
+fn failed(reason: Reason, message: &str) -> LeaseEnd {
+    LeaseEnd::Finish(Ending::Failed(ItemError::of(reason, message)))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what catch_unwind hands over"
+)]
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Outcome {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    Outcome::Failed(ItemError::of(
+        Reason::PANIC,
+        &format!("the handler panicked: {text}"),
+    ))
+}

@@ -1,0 +1,53 @@
+//! How the store's errors look to a caller.
+
+use crate::error::{Error, ErrorKind};
+use crate::store::{Key, StoreError};
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Conflict(Key::BatchId) => Self::new(
+                ErrorKind::Conflict,
+                "BATCH_ID_CONFLICT",
+                "this batch_id names a batch with other content",
+            ),
+            StoreError::Conflict(Key::RequestId) => Self::new(
+                ErrorKind::Conflict,
+                "REQUEST_ID_CONFLICT",
+                "this request_id belongs to a submission of other content",
+            ),
+            StoreError::NoBatch => Self::new(ErrorKind::NotFound, "BATCH_NOT_FOUND", message),
+            StoreError::NoItem(id) => Self::new(
+                ErrorKind::NotFound,
+                "ITEM_NOT_FOUND",
+                format!("the batch has no item {id:?}"),
+            )
+            .with("item_id", id),
+            StoreError::Sealed => Self::new(ErrorKind::Precondition, "BATCH_SEALED", message),
+            StoreError::Ended => Self::new(ErrorKind::Precondition, "BATCH_FINISHED", message),
+            StoreError::WrongCount(count) => {
+                Self::new(ErrorKind::Invalid, "WRONG_COUNT", message).with("accepted_items", count)
+            }
+            StoreError::DiskFull => Self::new(
+                ErrorKind::Exhausted,
+                "DISK_FULL",
+                "the server's disk is full; accepted batches go on, new ones are refused",
+            ),
+            StoreError::QueueFull => Self::new(
+                ErrorKind::Exhausted,
+                "QUEUE_FULL",
+                "more is being submitted than can be written; nothing was stored",
+            ),
+            StoreError::Closed => Self::new(ErrorKind::Unavailable, "STORAGE_UNAVAILABLE", message),
+            StoreError::OutcomeUnknown => Self::new(
+                ErrorKind::Unknown,
+                "ACCEPT_UNKNOWN",
+                "writing failed and may have happened all the same; repeat with the same key",
+            ),
+            StoreError::Read(_) => {
+                Self::new(ErrorKind::Unavailable, "STORAGE_UNAVAILABLE", message)
+            }
+        }
+    }
+}

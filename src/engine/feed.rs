@@ -1,0 +1,111 @@
+//! The results of one batch, from a cursor on.
+//!
+//! One loop for every reader: subscribe to the hint, read a page, hand it over, and when a page is
+//! empty wait for the hint. The order matters: a record that becomes durable between the read and
+//! the wait has already changed the hint. A reader holds a cursor and one page, nothing else, so a
+//! slow one costs nobody anything.
+
+use tokio::sync::watch;
+
+use super::Engine;
+use crate::base::limits;
+use crate::domain::batch::Batch;
+use crate::domain::ids::{BatchNo, Sequence};
+use crate::domain::item::Record;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Page, Store};
+
+/// In which order a reader receives results, and how many it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they become durable; the cursor is the last sequence received.
+    Completion(Sequence),
+    /// By index; the cursor is how many were received.
+    Index(u32),
+}
+
+/// A reader's place in a batch's journal.
+#[derive(Debug)]
+pub struct Feed {
+    store: Store,
+    batch: BatchNo,
+    cursor: Order,
+    hint: watch::Receiver<()>,
+}
+
+/// What a reader is given.
+#[derive(Debug)]
+pub enum Turn {
+    /// The next results, at least one, and the batch as it stood.
+    Results(Vec<Record>, Batch),
+    /// Nothing yet. Wait with [`Feed::changed`].
+    CaughtUp(Batch),
+    /// Nothing any more: the batch is over and everything was given.
+    Ended(Batch),
+}
+
+impl Engine {
+    /// A reader of `batch` behind `cursor`.
+    pub fn follow(&self, batch: &Batch, cursor: Order) -> Result<Feed> {
+        let ahead = match cursor {
+            Order::Completion(after) => after > batch.last_sequence(),
+            Order::Index(after) => after > batch.total,
+        };
+        if ahead {
+            let last = batch.last_sequence().0;
+            let message =
+                format!("the cursor is ahead of the journal, whose last sequence is {last}");
+            let error = Error::new(ErrorKind::OutOfRange, "CURSOR_AHEAD", message);
+            return Err(error
+                .with("last_sequence", last)
+                .with("batch_id", &batch.head.id));
+        }
+        let hint = self.0.store.journal_hint(batch.head.no);
+        Ok(Feed {
+            store: self.0.store.clone(),
+            batch: batch.head.no,
+            cursor,
+            hint,
+        })
+    }
+}
+
+impl Feed {
+    /// Reads on, without waiting for anything to happen. Cancel safe.
+    pub async fn next(&mut self) -> Result<Turn> {
+        // Before the read: whatever comes after it changes the hint again.
+        self.hint.borrow_and_update();
+        let Page { records, batch } = match self.cursor {
+            Order::Completion(after) => self.store.read_log(self.batch, after).await?,
+            Order::Index(index) => self.store.read_by_index(self.batch, index).await?,
+        };
+        if let Some(last) = records.last() {
+            self.cursor = match self.cursor {
+                Order::Completion(_) => Order::Completion(last.sequence),
+                Order::Index(index) => Order::Index(index + 1),
+            };
+            return Ok(Turn::Results(records, batch));
+        }
+        let given = match self.cursor {
+            Order::Completion(after) => after.0,
+            Order::Index(index) => index,
+        };
+        let over = batch.state.is_terminal() && given >= batch.total;
+        Ok(if over {
+            Turn::Ended(batch)
+        } else {
+            Turn::CaughtUp(batch)
+        })
+    }
+
+    /// Waits until there may be more, or for as long as a hint may be lost. Cancel safe.
+    pub async fn changed(&mut self) {
+        // The sender is kept by the store; if it is gone, looking again is right too.
+        drop(tokio::time::timeout(limits::HINT_LOST_MAX, self.hint.changed()).await);
+    }
+
+    /// The reader's cursor.
+    pub fn cursor(&self) -> Order {
+        self.cursor
+    }
+}

@@ -1,0 +1,85 @@
+//! The contract between the engine and what computes items.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::Outcome;
+use crate::domain::ids::{BatchId, BatchUid, LeaseToken, item_id_text};
+use crate::domain::item::ItemSpec;
+use crate::store::Store;
+
+/// Computes the items of a queue, one attempt at a time and many at once.
+///
+/// An attempt runs on the handlers' own threads, never on those that serve connections. It may run
+/// more than once for an item (after a crash, say); [`Attempt::idempotency_key`] is the same each
+/// time. A panic is the attempt's failure, not the server's.
+#[async_trait]
+pub trait Handler: fmt::Debug + Send + Sync + 'static {
+    /// Computes one item.
+    ///
+    /// When [`Attempt::stop`] fires, the outcome is not wanted any more: the handler should return
+    /// soon. Its future is dropped once [`Handler::stop_grace`] has passed; what the attempt then
+    /// ends with is decided by why it was stopped, not by the handler.
+    async fn handle(&self, attempt: Attempt) -> Outcome;
+
+    /// How long the handler may take to return after it was asked to stop.
+    fn stop_grace(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// One execution of an item, as its handler sees it.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The item: its input, its id, its attributes.
+    pub spec: Arc<ItemSpec>,
+    /// The batch's name.
+    pub batch_id: BatchId,
+    /// The server's own name of the batch.
+    pub batch_uid: BatchUid,
+    /// The item's position in the submitted order, from 0.
+    pub index: u32,
+    /// The number of this execution, from 1. Numbers never repeat.
+    pub number: u32,
+    /// When the attempt runs into its limit.
+    pub deadline: Timestamp,
+    /// Fires when the attempt should end: at its limit, at a cancel, at a drain's end.
+    pub stop: CancellationToken,
+    pub(crate) trace: Trace,
+}
+
+/// Where an attempt notes what would be orphaned if the server died.
+#[derive(Clone, Debug)]
+pub(crate) struct Trace {
+    pub(crate) store: Option<Store>,
+    pub(crate) token: LeaseToken,
+}
+
+impl Attempt {
+    /// The item's id as text: the caller's, or its decimal position.
+    pub fn item_id(&self) -> String {
+        item_id_text(self.spec.id.as_deref(), self.index)
+    }
+
+    /// The key that is the same for every execution of this item and of no other: `batch_uid/index`.
+    pub fn idempotency_key(&self) -> String {
+        idempotency_key(self.batch_uid, self.index)
+    }
+
+    /// Notes the process group that computes the item, so that it can be ended if this server dies.
+    pub fn note_process_group(&self, process_group: u32) {
+        if let Some(store) = &self.trace.store {
+            store.note_process_group(self.trace.token, process_group);
+        }
+    }
+}
+
+/// See [`Attempt::idempotency_key`].
+pub fn idempotency_key(batch: BatchUid, index: u32) -> String {
+    format!("{batch}/{index}")
+}

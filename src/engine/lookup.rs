@@ -1,0 +1,114 @@
+//! How batches and items stand, at once or once they are over; and cancelling them.
+
+use std::time::Duration;
+
+use super::Engine;
+use crate::base::{clock, limits};
+use crate::domain::batch::Batch;
+use crate::domain::ids::BatchId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{CancelCounts, ItemView, StoreError};
+
+/// An item and its batch.
+#[derive(Clone, Debug)]
+pub struct ItemDetails {
+    /// The item.
+    pub item: ItemView,
+    /// Its batch.
+    pub batch: Batch,
+}
+
+impl Engine {
+    /// The batch of that name.
+    pub async fn batch(&self, id: &BatchId) -> Result<Batch> {
+        self.0
+            .store
+            .batch(id)
+            .await
+            .map_err(|error| named(error, id))
+    }
+
+    /// The batch of that name, once it is over or `wait` has passed.
+    pub async fn batch_when_over(&self, id: &BatchId, wait: Duration) -> Result<Batch> {
+        let until = clock::now().plus(wait);
+        let mut batch = self.batch(id).await?;
+        let mut hint = self.0.store.journal_hint(batch.head.no);
+        loop {
+            hint.borrow_and_update();
+            batch = self.batch(id).await.unwrap_or(batch);
+            let left = until.since(clock::now());
+            if batch.state.is_terminal() || left.is_zero() || self.0.draining.is_cancelled() {
+                return Ok(batch);
+            }
+            self.wait_for_change(&mut hint, left).await;
+        }
+    }
+
+    /// An item, once it is terminal or `wait` has passed.
+    pub async fn item(
+        &self,
+        batch_id: &BatchId,
+        item_id: &str,
+        wait: Duration,
+        with_spec: bool,
+    ) -> Result<ItemDetails> {
+        let until = clock::now().plus(wait);
+        let batch = self.batch(batch_id).await?;
+        let no = batch.head.no;
+        let found = self.0.store.indexes(no, vec![item_id.into()]).await;
+        let index = found.map_err(|error| named(error, batch_id))?[0];
+        let mut hint = self.0.store.journal_hint(no);
+        loop {
+            hint.borrow_and_update();
+            let item = self.0.store.item(no, index, with_spec).await?;
+            let left = until.since(clock::now());
+            if item.record.is_some() || left.is_zero() || self.0.draining.is_cancelled() {
+                return Ok(ItemDetails { item, batch });
+            }
+            self.wait_for_change(&mut hint, left).await;
+        }
+    }
+
+    /// Cancels a batch, or those of its items if some are named.
+    pub async fn cancel(
+        &self,
+        id: &BatchId,
+        item_ids: Vec<Box<str>>,
+        reason: &str,
+    ) -> Result<(Batch, CancelCounts)> {
+        let batch = self.batch(id).await?;
+        let no = batch.head.no;
+        let counts = if item_ids.is_empty() {
+            self.0.store.cancel_batch(no, reason).await
+        } else {
+            let found = self.0.store.indexes(no, item_ids).await;
+            let indexes = found.map_err(|error| named(error, id))?;
+            self.0.store.cancel_items(no, indexes).await
+        };
+        let counts = counts.map_err(|error| named(error, id))?;
+        Ok((self.batch(id).await?, counts))
+    }
+
+    async fn wait_for_change(&self, hint: &mut tokio::sync::watch::Receiver<()>, most: Duration) {
+        let most = most.min(limits::HINT_LOST_MAX);
+        tokio::select! {
+            // A drain answers waiting calls with what is known.
+            () = self.0.draining.cancelled() => {}
+            _ = hint.changed() => {}
+            () = tokio::time::sleep(most) => {}
+        }
+    }
+}
+
+/// The store knows numbers; the caller knows the batch by its name.
+fn named(error: StoreError, id: &BatchId) -> Error {
+    match error {
+        StoreError::NoBatch => Error::new(
+            ErrorKind::NotFound,
+            "BATCH_NOT_FOUND",
+            format!("there is no batch {id}"),
+        )
+        .with("batch_id", id),
+        other => Error::from(other).with("batch_id", id),
+    }
+}

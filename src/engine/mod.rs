@@ -1,0 +1,171 @@
+//! Floor 3: what happens to batches and items. It knows no wire, no command line and no SQL.
+//!
+//! ```text
+//!   submission ─▶ store                      feed ◀─ store (journal at a cursor)
+//!   pool ─▶ store.lease ─▶ attempt ─▶ settler ─▶ store.settle
+//!   presence: streams per batch, for those that end when nobody listens
+//! ```
+
+mod attempt;
+mod errors;
+mod feed;
+mod handler;
+mod lookup;
+mod pool;
+mod presence;
+mod settler;
+mod submission;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::feed::{Feed, Order, Turn};
+pub use self::handler::{Attempt, Handler, idempotency_key};
+pub use self::lookup::ItemDetails;
+use self::pool::Pool;
+use self::presence::Presence;
+pub use self::presence::Stream;
+pub use self::settler::ItemLog;
+use self::settler::Settler;
+pub use self::submission::{Submission, Submitted, Upload};
+use crate::base::tasks::Tasks;
+use crate::base::{clock, limits};
+use crate::domain::ids::QueueName;
+use crate::domain::retry::RetrySettings;
+use crate::store::Store;
+
+/// How a queue computes its items.
+#[derive(Clone, Debug)]
+pub struct QueueSettings {
+    /// What computes them; without one they wait.
+    pub handler: Option<Arc<dyn Handler>>,
+    /// Attempts at once.
+    pub slots: usize,
+    /// Limit of an attempt where neither item nor batch sets one.
+    pub item_timeout: Duration,
+    /// Retry settings where neither item nor batch sets them.
+    pub retry: RetrySettings,
+}
+
+/// Settings of the engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The queues by name. Others are refused.
+    pub queues: HashMap<QueueName, QueueSettings>,
+    /// How long a batch may be without a stream that asked to be cancelled then.
+    pub disconnect_grace: Duration,
+    /// Which items are logged.
+    pub item_log: ItemLog,
+    /// Bytes of one input. Submits are refused over it before; appended items fail by it.
+    pub input_bytes_max: usize,
+    /// Bytes of one output.
+    pub output_bytes_max: usize,
+}
+
+/// The engine. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    options: EngineOptions,
+    tasks: Tasks,
+    attempts: Tasks,
+    presence: Presence,
+    settler: Settler,
+    /// Fires when nothing new starts any more.
+    draining: CancellationToken,
+    /// Fires when what runs must stop.
+    halt: CancellationToken,
+}
+
+impl Engine {
+    /// Starts the pools of all queues that have a handler.
+    ///
+    /// `io` runs what must never wait for a handler; `handlers` runs the handlers.
+    pub fn start(store: Store, options: EngineOptions, io: &Tasks, handlers: &Tasks) -> Self {
+        let draining = CancellationToken::new();
+        let presence = Presence::new(
+            store.clone(),
+            options.disconnect_grace,
+            draining.clone(),
+            io.sibling(),
+        );
+        let settler = Settler::start(store.clone(), options.item_log, &io.sibling());
+        let engine = Self(Arc::new(Inner {
+            store,
+            options,
+            tasks: io.sibling(),
+            attempts: handlers.sibling(),
+            presence,
+            settler,
+            draining,
+            halt: CancellationToken::new(),
+        }));
+        for (name, settings) in &engine.0.options.queues {
+            if let Some(handler) = &settings.handler {
+                let pool = Pool {
+                    queue: name.clone(),
+                    settings: settings.clone(),
+                    handler: Arc::clone(handler),
+                    store: engine.0.store.clone(),
+                    settler: engine.0.settler.clone(),
+                    attempts: engine.0.attempts.clone(),
+                    draining: engine.0.draining.clone(),
+                    halt: engine.0.halt.clone(),
+                    input_bytes_max: engine.0.options.input_bytes_max,
+                    output_bytes_max: engine.0.options.output_bytes_max,
+                    item_log: engine.0.options.item_log,
+                };
+                engine.0.tasks.spawn(pool.run());
+            } else {
+                tracing::warn!(queue = %name, "nobody serves this queue: its items wait");
+            }
+        }
+        engine
+    }
+
+    /// Fires when nothing new is accepted or started any more.
+    pub fn draining(&self) -> CancellationToken {
+        self.0.draining.clone()
+    }
+
+    /// Stops in order: nothing new starts; what runs may finish until `grace` is nearly over, is
+    /// then asked to stop and is pending again, without a charge; all outcomes are recorded.
+    pub async fn drain(&self, grace: Duration) {
+        self.0.draining.cancel();
+        let longest = self
+            .0
+            .options
+            .queues
+            .values()
+            .filter_map(|queue| queue.handler.as_ref());
+        let stop_grace = longest
+            .map(|handler| handler.stop_grace())
+            .max()
+            .unwrap_or_default();
+        let patience = grace.saturating_sub(stop_grace);
+        self.0.tasks.all_ended().await;
+        if tokio::time::timeout(patience, self.0.attempts.all_ended())
+            .await
+            .is_err()
+        {
+            tracing::info!("the grace is nearly over: what still runs is asked to stop");
+            self.0.halt.cancel();
+            let rest = stop_grace + limits::HINT_LOST_MAX;
+            if tokio::time::timeout(rest, self.0.attempts.all_ended())
+                .await
+                .is_err()
+            {
+                // Their leases stay in the in-flight file: the next start finds them.
+                tracing::warn!("some attempts do not stop and are left to the next start");
+            }
+        }
+        self.0.settler.finish().await;
+        tracing::debug!(at = clock::now().0, "drained");
+    }
+}

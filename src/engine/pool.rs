@@ -1,0 +1,99 @@
+//! The local pool of one queue: it leases as many items as it has free slots and runs them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::Executor;
+use super::settler::{ItemLog, Settler, tell_start};
+use super::{Handler, QueueSettings};
+use crate::base::tasks::Tasks;
+use crate::base::{clock, limits};
+use crate::domain::ids::QueueName;
+use crate::store::{Leased, Store, StoreError};
+
+/// The pool of one queue.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) queue: QueueName,
+    pub(crate) settings: QueueSettings,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) store: Store,
+    pub(crate) settler: Settler,
+    /// Where attempts run: the handlers' threads.
+    pub(crate) attempts: Tasks,
+    pub(crate) draining: CancellationToken,
+    pub(crate) halt: CancellationToken,
+    pub(crate) input_bytes_max: usize,
+    pub(crate) output_bytes_max: usize,
+    pub(crate) item_log: ItemLog,
+}
+
+impl Pool {
+    /// Leases and runs until the drain begins.
+    pub(crate) async fn run(self) {
+        let slots = Arc::new(Semaphore::new(self.settings.slots));
+        let work = self.store.work_hint(&self.queue);
+        let executor = Arc::new(Executor {
+            handler: Arc::clone(&self.handler),
+            settings: self.settings.clone(),
+            store: self.store.clone(),
+            halt: self.halt.clone(),
+            input_bytes_max: self.input_bytes_max,
+            output_bytes_max: self.output_bytes_max,
+        });
+        loop {
+            let free = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return,
+                free = free_slots(&slots) => free,
+            };
+            let want = free.len();
+            // Not inside the select: a lease call that is dropped would lose its leases.
+            let next_due = match self.store.lease(&self.queue, want).await {
+                Ok(Leased { leases, next_due }) => {
+                    let all = leases.len() == want;
+                    for (lease, slot) in leases.into_iter().zip(free) {
+                        tell_start(self.item_log, &lease);
+                        let (executor, settler) = (Arc::clone(&executor), self.settler.clone());
+                        self.attempts.spawn(async move {
+                            let settlement = executor.run(lease).await;
+                            settler.settle(settlement).await;
+                            drop(slot);
+                        });
+                    }
+                    if all {
+                        continue;
+                    }
+                    next_due
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(queue = %self.queue, %error, "leasing failed; tried again");
+                    None
+                }
+            };
+            let idle = next_due.map_or(limits::HINT_LOST_MAX, |due| due.since(clock::now()));
+            tokio::select! {
+                () = self.draining.cancelled() => return,
+                () = work.notified() => {}
+                () = tokio::time::sleep(idle.clamp(Duration::from_millis(1), limits::HINT_LOST_MAX)) => {}
+            }
+        }
+    }
+}
+
+/// Waits for one free slot and takes all there are. Cancel safe: slots not returned are free again.
+async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
+    let first = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .expect("the slots are never closed");
+    let mut free = vec![first];
+    while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        free.push(slot);
+    }
+    free
+}

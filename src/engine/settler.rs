@@ -1,0 +1,179 @@
+//! Brings outcomes to the store, many in one call.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::base::limits;
+use crate::base::tasks::Tasks;
+use crate::domain::attempt::ItemError;
+use crate::domain::batch::BatchHead;
+use crate::domain::ids::item_id_text;
+use crate::domain::item::TerminalState;
+use crate::store::{Lease, LeaseEnd, Settlement, Store, Verdict};
+
+/// Which items are logged, on target `sooner::item`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ItemLog {
+    /// Every attempt.
+    All,
+    /// Attempts that did not succeed.
+    #[default]
+    Failed,
+    /// None.
+    None,
+}
+
+/// The queue of outcomes on their way to the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Settler(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    queue: Mutex<Option<mpsc::Sender<Settlement>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Settler {
+    /// Starts the task that empties the queue.
+    pub(crate) fn start(store: Store, log: ItemLog, tasks: &Tasks) -> Self {
+        let (queue, outcomes) = mpsc::channel(limits::SETTLED_QUEUE_MAX);
+        let task = tasks.spawn(run(store, log, outcomes));
+        Self(Arc::new(Inner {
+            queue: Mutex::new(Some(queue)),
+            task: Mutex::new(Some(task)),
+        }))
+    }
+
+    /// Hands an outcome over; waits while the queue is full, so that a slow disk holds the pool back.
+    pub(crate) async fn settle(&self, settlement: Settlement) {
+        let queue = self
+            .0
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(queue) = queue {
+            // A settler that is gone leaves the lease to the next start, like a crash would.
+            drop(queue.send(settlement).await);
+        }
+    }
+
+    /// Waits until every outcome handed over is recorded. Nothing can be handed over after.
+    pub(crate) async fn finish(&self) {
+        self.0
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let task = self
+            .0
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            // A settler that panicked has told so already.
+            drop(task.await);
+        }
+    }
+}
+
+async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Settlement>) {
+    let mut settlements = Vec::new();
+    // While one call is committed the next outcomes gather: that is all the coalescing there is.
+    while outcomes
+        .recv_many(&mut settlements, limits::SETTLED_QUEUE_MAX)
+        .await
+        > 0
+    {
+        let lines: Vec<_> = settlements
+            .iter()
+            .map(|settlement| Line::of(log, settlement))
+            .collect();
+        match store.settle(std::mem::take(&mut settlements)).await {
+            Ok(verdicts) => {
+                for (line, verdict) in lines.into_iter().zip(verdicts) {
+                    line.into_iter().for_each(|line| line.tell(verdict));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "outcomes could not be recorded; their items run again")
+            }
+        }
+    }
+}
+
+/// Says that an attempt begins, if every attempt is told.
+pub(crate) fn tell_start(log: ItemLog, lease: &Lease) {
+    if log == ItemLog::All {
+        let id = lease.spec.as_ref().ok().and_then(|spec| spec.id.as_deref());
+        tracing::info!(
+            target: "sooner::item",
+            batch_id = %lease.head.id,
+            item_id = item_id_text(id, lease.token.item.index),
+            attempt = lease.token.attempt,
+            state = "running",
+            "attempt started"
+        );
+    }
+}
+
+/// What is told of an attempt that ended, once its outcome is durable.
+struct Line {
+    head: Arc<BatchHead>,
+    item_id: String,
+    attempt: u32,
+    state: &'static str,
+    error: Option<ItemError>,
+    queued: Duration,
+    ran: Duration,
+}
+
+impl Line {
+    fn of(log: ItemLog, settlement: &Settlement) -> Option<Self> {
+        let (state, error) = match &settlement.end {
+            LeaseEnd::Finish(ending) => (ending.state().name(), ending.error()),
+            LeaseEnd::Release { error, .. } => ("pending", Some(error)),
+        };
+        let told = match log {
+            ItemLog::All => true,
+            ItemLog::Failed => error.is_some(),
+            ItemLog::None => false,
+        };
+        told.then(|| Self {
+            head: Arc::clone(&settlement.head),
+            item_id: item_id_text(settlement.id.as_deref(), settlement.token.item.index),
+            attempt: settlement.token.attempt,
+            state,
+            error: error.cloned(),
+            queued: settlement.queued,
+            ran: settlement.ran,
+        })
+    }
+
+    fn tell(self, verdict: Verdict) {
+        let state = match verdict {
+            Verdict::Recorded(_) | Verdict::AlreadyMine(_) | Verdict::Released => self.state,
+            Verdict::Cancelled(_) => TerminalState::Cancelled.name(),
+            Verdict::Superseded | Verdict::Gone => "superseded",
+        };
+        let (reason, error) = self
+            .error
+            .map_or_else(Default::default, |it| (it.reason, it.message));
+        tracing::info!(
+            target: "sooner::item",
+            batch_id = %self.head.id,
+            item_id = self.item_id,
+            attempt = self.attempt,
+            state,
+            reason = &*reason,
+            error = &*error,
+            queued_ms = self.queued.as_millis(),
+            ran_ms = self.ran.as_millis(),
+            "attempt ended"
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Batches come in: whole, or appended piece by piece.
+
+use super::{Engine, Stream};
+use crate::base::entropy;
+use crate::domain::batch::Batch;
+use crate::domain::fingerprint::fingerprint;
+use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
+use crate::domain::item::ItemSpec;
+use crate::domain::settings::{BatchOptions, OnDisconnect};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Content, Created, NewBatch};
+
+/// What a caller submits, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// The caller's name for the batch.
+    pub batch_id: Option<BatchId>,
+    /// The caller's other key.
+    pub request_id: Option<RequestId>,
+    /// Where its items wait.
+    pub queue: QueueName,
+    /// Its settings.
+    pub options: BatchOptions,
+    /// What happens when its last stream has gone.
+    pub on_disconnect: OnDisconnect,
+    /// Its items.
+    pub items: Vec<ItemSpec>,
+}
+
+/// A batch that is durably accepted.
+#[derive(Debug)]
+pub struct Submitted {
+    /// How it stands.
+    pub batch: Batch,
+    /// Whether this call created it; otherwise an equal one had.
+    pub created: bool,
+    /// The caller's stream; see [`Engine::attach`].
+    pub stream: Stream,
+}
+
+/// A batch that takes items until it is sealed.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    engine: Engine,
+    batch: Batch,
+}
+
+impl Engine {
+    /// Accepts a batch durably, all or nothing, or attaches to the one an equal call created.
+    ///
+    /// A call that is dropped may still take effect; whoever then has no stream of the batch left
+    /// counts as disconnected.
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
+        self.check_open_for(&submission.queue)?;
+        let engine = self.clone();
+        // A task of its own: a caller that goes away in mid-accept drops its future, not the accept.
+        let accept = self.0.tasks.spawn(async move {
+            let fingerprint =
+                fingerprint(&submission.queue, &submission.options, &submission.items);
+            let content = Content::Whole(submission.items);
+            let new = NewBatch {
+                id: submission.batch_id,
+                request_id: submission.request_id,
+                uid: BatchUid(entropy::uuid()),
+                queue: submission.queue,
+                options: submission.options,
+                on_disconnect: submission.on_disconnect,
+                fingerprint,
+                content,
+            };
+            engine.create(new).await
+        });
+        accept.await.map_err(|_| interrupted())?
+    }
+
+    /// Opens a batch that takes items piece by piece.
+    pub async fn open_upload(&self, queue: QueueName, options: BatchOptions) -> Result<Upload> {
+        self.check_open_for(&queue)?;
+        let new = NewBatch {
+            id: None,
+            request_id: None,
+            uid: BatchUid(entropy::uuid()),
+            fingerprint: fingerprint(&queue, &options, &[]),
+            queue,
+            options,
+            on_disconnect: OnDisconnect::Continue,
+            content: Content::Appended,
+        };
+        let batch = self.create(new).await?.batch;
+        Ok(Upload {
+            engine: self.clone(),
+            batch,
+        })
+    }
+
+    async fn create(&self, new: NewBatch) -> Result<Submitted> {
+        let (batch, created) = match self.0.store.create_batch(new).await? {
+            Created::New(batch) => (batch, true),
+            Created::Existing(batch) => (batch, false),
+        };
+        let stream = self.attach(&batch);
+        Ok(Submitted {
+            batch,
+            created,
+            stream,
+        })
+    }
+
+    fn check_open_for(&self, queue: &QueueName) -> Result<()> {
+        if self.0.draining.is_cancelled() {
+            return Err(draining());
+        }
+        if self.0.options.queues.contains_key(queue) {
+            return Ok(());
+        }
+        let mut known: Vec<_> = self
+            .0
+            .options
+            .queues
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        known.sort_unstable();
+        let message = format!(
+            "there is no queue {queue}; this server has {}",
+            known.join(", ")
+        );
+        Err(Error::new(ErrorKind::Precondition, "NO_HANDLER", message).with("queue", queue))
+    }
+}
+
+impl Upload {
+    /// The batch as it was when it was opened.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Appends items from index `first` on, durably; answers how many the batch has then.
+    pub async fn append(&self, first: u32, items: Vec<ItemSpec>) -> Result<u32> {
+        Ok(self
+            .engine
+            .0
+            .store
+            .append_items(self.batch.head.no, first, items)
+            .await?)
+    }
+
+    /// Says that these were all items.
+    pub async fn seal(&self, total: u32) -> Result<Batch> {
+        Ok(self.engine.0.store.seal(self.batch.head.no, total).await?)
+    }
+}
+
+/// The server accepts nothing any more.
+pub(crate) fn draining() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "SERVER_DRAINING",
+        "the server is shutting down; nothing was stored",
+    )
+}
+
+fn interrupted() -> Error {
+    Error::new(
+        ErrorKind::Unknown,
+        "ACCEPT_UNKNOWN",
+        "the accept was interrupted; repeat with the same key",
+    )
+}

@@ -1,0 +1,161 @@
+//! A store with an engine on it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::tasks::{self, Tasks};
+use crate::config::{Config, HandlerConfig};
+use crate::domain::ids::QueueName;
+use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
+use crate::handler::{Echo, Exec, end_orphan};
+use crate::store::{OpenError, Recovered, Store, StoreOptions};
+
+/// Why a server or a run cannot start. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A handler cannot be used as it is configured.
+    #[error("queue {0}: {1}")]
+    Handler(QueueName, String),
+    /// The port cannot be bound.
+    #[error("listen on {0}: {1}; stop what uses it or choose another --listen")]
+    Bind(SocketAddr, std::io::Error),
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+}
+
+/// The threads: few that serve, and others that compute.
+#[derive(Debug)]
+pub struct Runtimes {
+    /// Tasks that must never wait for a handler.
+    pub io: Tasks,
+    /// Tasks of handlers.
+    pub handlers: Tasks,
+    io_runtime: Runtime,
+    handler_runtime: Runtime,
+}
+
+/// A store with an engine on it.
+#[derive(Debug)]
+pub struct Node {
+    store: Store,
+    engine: Engine,
+    found: Recovered,
+}
+
+type Handlers = HashMap<QueueName, Arc<dyn Handler>>;
+
+impl Runtimes {
+    /// Starts the threads.
+    pub fn start(io_threads: usize) -> std::io::Result<Self> {
+        let io_runtime = tasks::runtime("sooner-io", io_threads)?;
+        let computing = std::thread::available_parallelism().map_or(1, usize::from);
+        let handler_runtime = tasks::runtime("sooner-handler", computing)?;
+        let io = Tasks::on(io_runtime.handle().clone());
+        let handlers = Tasks::on(handler_runtime.handle().clone());
+        Ok(Self {
+            io,
+            handlers,
+            io_runtime,
+            handler_runtime,
+        })
+    }
+
+    /// Runs `main` to its end on the serving threads.
+    pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
+        self.io_runtime.block_on(main)
+    }
+
+    /// Lets go of the threads without waiting for what a handler may still do on them.
+    pub fn end(self) {
+        self.handler_runtime.shutdown_background();
+        self.io_runtime.shutdown_background();
+    }
+}
+
+impl Node {
+    /// The handlers of the configured queues, checked.
+    pub fn handlers(config: &Config) -> Result<Handlers, StartError> {
+        let mut handlers = Handlers::new();
+        for (name, queue) in &config.queues {
+            let handler: Arc<dyn Handler> = match &queue.handler {
+                None => continue,
+                Some(HandlerConfig::Echo { delay }) => Arc::new(Echo { delay: *delay }),
+                Some(HandlerConfig::Exec(settings)) => {
+                    let exec = Exec::new(settings.clone());
+                    Arc::new(exec.map_err(|problem| StartError::Handler(name.clone(), problem))?)
+                }
+            };
+            handlers.insert(name.clone(), handler);
+        }
+        Ok(handlers)
+    }
+
+    /// Opens the store, ends what the last process left running, and starts the engine.
+    pub fn open(
+        config: &Config,
+        mut handlers: Handlers,
+        runtimes: &Runtimes,
+    ) -> Result<Self, StartError> {
+        let options = StoreOptions {
+            data_dir: config.store.data_dir.clone(),
+        };
+        let (store, found) = Store::open(&options)?;
+        for orphan in &found.orphans {
+            let key = idempotency_key(orphan.batch_uid, orphan.index);
+            if end_orphan(orphan.process_group, &key) {
+                tracing::info!(
+                    process_group = orphan.process_group,
+                    key,
+                    "ended an orphaned handler"
+                );
+            }
+        }
+        let queues = config.queues.iter().map(|(name, queue)| {
+            let settings = QueueSettings {
+                handler: handlers.remove(name),
+                slots: queue.slots,
+                item_timeout: queue.item_timeout,
+                retry: queue.retry.clone(),
+            };
+            (name.clone(), settings)
+        });
+        let options = EngineOptions {
+            queues: queues.collect(),
+            disconnect_grace: config.server.disconnect_grace,
+            item_log: config.log.items,
+            input_bytes_max: config.limits.input_bytes,
+            output_bytes_max: config.limits.output_bytes,
+        };
+        let engine = Engine::start(store.clone(), options, &runtimes.io, &runtimes.handlers);
+        Ok(Self {
+            store,
+            engine,
+            found,
+        })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// What opening the store found.
+    pub fn found(&self) -> &Recovered {
+        &self.found
+    }
+
+    /// Fires when the store cannot go on.
+    pub fn store_failed(&self) -> CancellationToken {
+        self.store.fatal()
+    }
+
+    /// Closes the store, after a drain. Blocks.
+    pub fn close(&self) {
+        self.store.close();
+    }
+}

@@ -1,0 +1,245 @@
+//! Which items run: a small file of checksummed slots, one per live lease.
+//!
+//! It is written without a sync: it must survive the death of the process, not of the machine.
+//! After a kill -9 it tells which items were running (each gets a crash mark) and which process
+//! groups may have been orphaned. A slot that is torn or stale is ignored: whether an item has its
+//! result is never decided here.
+//!
+//! ```text
+//! slot, 64 bytes: crc32 | version | attempt | batch | index | process group | 0 … | nonce (16 bytes)
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use crate::domain::ids::{BatchNo, ItemKey, LeaseToken};
+
+const SLOT_BYTES: usize = 64;
+const SLOT_VERSION: u32 = 1;
+
+/// The slots, in memory and on disk.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    file: File,
+    image: Vec<u8>,
+    slots: HashMap<ItemKey, usize>,
+    free: BTreeSet<usize>,
+}
+
+/// A lease that was live when the process died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted {
+    pub(crate) token: LeaseToken,
+    /// The process group of its handler, 0 if it had none.
+    pub(crate) process_group: u32,
+}
+
+impl InFlight {
+    /// Reads what the last process left. Nothing is changed.
+    pub(crate) fn read(path: &Path) -> io::Result<Vec<Interrupted>> {
+        match std::fs::read(path) {
+            Ok(image) => Ok(image.chunks_exact(SLOT_BYTES).filter_map(decode).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts an empty file.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(path)?;
+        Ok(Self {
+            file,
+            image: Vec::new(),
+            slots: HashMap::new(),
+            free: BTreeSet::new(),
+        })
+    }
+
+    /// Notes leases that begin.
+    pub(crate) fn begin(&mut self, tokens: impl Iterator<Item = LeaseToken>) -> io::Result<()> {
+        let mut touched = Touched::default();
+        for token in tokens {
+            let slot = self
+                .free
+                .pop_first()
+                .unwrap_or(self.image.len() / SLOT_BYTES);
+            if slot * SLOT_BYTES == self.image.len() {
+                self.image.resize(self.image.len() + SLOT_BYTES, 0);
+            }
+            self.slots.insert(token.item, slot);
+            self.put(
+                slot,
+                Some(Interrupted {
+                    token,
+                    process_group: 0,
+                }),
+            );
+            touched.add(slot);
+        }
+        self.write(touched)
+    }
+
+    /// Notes the process group that computes an item.
+    pub(crate) fn note_process_group(
+        &mut self,
+        token: LeaseToken,
+        process_group: u32,
+    ) -> io::Result<()> {
+        let Some(&slot) = self.slots.get(&token.item) else {
+            return Ok(());
+        };
+        self.put(
+            slot,
+            Some(Interrupted {
+                token,
+                process_group,
+            }),
+        );
+        let mut touched = Touched::default();
+        touched.add(slot);
+        self.write(touched)
+    }
+
+    /// Notes leases that have ended.
+    pub(crate) fn end(&mut self, items: impl Iterator<Item = ItemKey>) -> io::Result<()> {
+        let mut touched = Touched::default();
+        for item in items {
+            if let Some(slot) = self.slots.remove(&item) {
+                self.put(slot, None);
+                self.free.insert(slot);
+                touched.add(slot);
+            }
+        }
+        self.write(touched)
+    }
+
+    fn put(&mut self, slot: usize, content: Option<Interrupted>) {
+        let place = &mut self.image[slot * SLOT_BYTES..][..SLOT_BYTES];
+        match content {
+            Some(content) => encode(content, place),
+            None => place.fill(0),
+        }
+    }
+
+    /// Writes the stretch of slots that changed. Slots are given out lowest first, so it is short.
+    fn write(&self, touched: Touched) -> io::Result<()> {
+        let Touched(Some((first, last))) = touched else {
+            return Ok(());
+        };
+        let (from, to) = (first * SLOT_BYTES, (last + 1) * SLOT_BYTES);
+        self.file.write_all_at(&self.image[from..to], from as u64)
+    }
+}
+
+/// The first and last slot that changed.
+#[derive(Default)]
+struct Touched(Option<(usize, usize)>);
+
+impl Touched {
+    fn add(&mut self, slot: usize) {
+        let (first, last) = self.0.unwrap_or((slot, slot));
+        self.0 = Some((first.min(slot), last.max(slot)));
+    }
+}
+
+fn encode(content: Interrupted, slot: &mut [u8]) {
+    let LeaseToken {
+        item,
+        attempt,
+        nonce,
+    } = content.token;
+    slot.fill(0);
+    let words = [
+        SLOT_VERSION,
+        attempt,
+        item.batch.0,
+        item.index,
+        content.process_group,
+    ];
+    for (at, word) in words.into_iter().enumerate() {
+        slot[4 + 4 * at..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    slot[48..].copy_from_slice(&nonce.to_le_bytes());
+    let crc = crc32fast::hash(&slot[4..]);
+    slot[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn decode(slot: &[u8]) -> Option<Interrupted> {
+    let word = |at: usize| u32::from_le_bytes(slot[4 * at..][..4].try_into().expect("four bytes"));
+    if word(1) != SLOT_VERSION || word(0) != crc32fast::hash(&slot[4..]) {
+        return None;
+    }
+    let item = ItemKey {
+        batch: BatchNo(word(3)),
+        index: word(4),
+    };
+    let nonce = u128::from_le_bytes(slot[48..64].try_into().expect("sixteen bytes"));
+    Some(Interrupted {
+        token: LeaseToken {
+            item,
+            attempt: word(2),
+            nonce,
+        },
+        process_group: word(5),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(index: u32) -> LeaseToken {
+        LeaseToken {
+            item: ItemKey {
+                batch: BatchNo(7),
+                index,
+            },
+            attempt: index + 1,
+            nonce: u128::MAX - 5,
+        }
+    }
+
+    #[test]
+    fn live_leases_are_read_back_and_ended_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in-flight");
+        assert_eq!(InFlight::read(&path).unwrap(), []);
+        let mut file = InFlight::create(&path).unwrap();
+        file.begin((0..3).map(token)).unwrap();
+        file.end([token(1).item].into_iter()).unwrap();
+        file.note_process_group(token(2), 4711).unwrap();
+        file.begin([token(9)].into_iter()).unwrap();
+        let read: Vec<_> = InFlight::read(&path).unwrap();
+        let groups: Vec<_> = read
+            .iter()
+            .map(|slot| (slot.token, slot.process_group))
+            .collect();
+        assert_eq!(groups, [(token(0), 0), (token(9), 0), (token(2), 4711)]);
+    }
+
+    #[test]
+    fn a_torn_slot_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in-flight");
+        InFlight::create(&path)
+            .unwrap()
+            .begin((0..2).map(token))
+            .unwrap();
+        let mut image = std::fs::read(&path).unwrap();
+        image[SLOT_BYTES + 20] ^= 1;
+        std::fs::write(&path, image).unwrap();
+        let read: Vec<_> = InFlight::read(&path)
+            .unwrap()
+            .into_iter()
+            .map(|slot| slot.token)
+            .collect();
+        assert_eq!(read, [token(0)]);
+    }
+}

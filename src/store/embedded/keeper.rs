@@ -1,0 +1,307 @@
+//! What the writer thread owns: the writing connection, and how a group is committed with it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::group::{Effects, Group, Refusal};
+use super::schema;
+use super::writer::{Answer, Operation, Request};
+use crate::base::clock::{self, Timestamp};
+use crate::base::limits;
+use crate::domain::ids::BatchNo;
+use crate::store::StoreError;
+
+/// How often results are tried again while the disk is full.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(200);
+
+/// The writing side of the store.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    db: Connection,
+    shared: Arc<Shared>,
+    /// Cancelled batches whose remaining items have no record yet, in turn.
+    sweeps: VecDeque<BatchNo>,
+    /// Whether the ballast was given up.
+    disk_was_full: bool,
+}
+
+/// The store cannot go on; the process must end.
+#[derive(Debug)]
+pub(crate) struct Fatal;
+
+/// Stops the server if it is dropped while armed.
+#[derive(Debug)]
+pub(crate) struct Alarm(Option<CancellationToken>);
+
+type Outcomes = Vec<Result<Answer, StoreError>>;
+
+impl Keeper {
+    /// A keeper of the store that `db` writes; `sweeps` are the cancels that a restart interrupted.
+    pub(crate) fn new(db: Connection, shared: Arc<Shared>, sweeps: VecDeque<BatchNo>) -> Self {
+        Self {
+            db,
+            shared,
+            sweeps,
+            disk_was_full: false,
+        }
+    }
+
+    /// Records as cancelled what was cancelled while it ran under the last process.
+    pub(crate) fn finish_cancels(
+        &mut self,
+        cancels: Vec<(BatchNo, Vec<u32>)>,
+    ) -> Result<(), Fatal> {
+        let operations = cancels.into_iter().map(|(batch, items)| {
+            Operation::unanswered(Request::Cancel {
+                batch,
+                items: Some(items),
+                reason: "".into(),
+            })
+        });
+        self.commit(operations.collect(), clock::now(), &mut || None)
+    }
+
+    /// What stops the server if the writer ends unplanned.
+    pub(crate) fn alarm(&self) -> Alarm {
+        Alarm(Some(self.shared.fatal.clone()))
+    }
+
+    /// Whether records of a cancel are still to be written.
+    pub(crate) fn has_sweeps(&self) -> bool {
+        !self.sweeps.is_empty()
+    }
+
+    /// Commits a group, publishes it and answers. `more` is asked for what came meanwhile if the
+    /// disk is full and the group has to wait.
+    ///
+    /// On a full disk new work is refused; everything else is tried until it fits.
+    pub(crate) fn commit(
+        &mut self,
+        mut group: Vec<Operation>,
+        now: Timestamp,
+        more: &mut impl FnMut() -> Option<Operation>,
+    ) -> Result<(), Fatal> {
+        loop {
+            match self.try_commit(&group, now) {
+                Ok((outcomes, effects)) => {
+                    self.publish(effects, now);
+                    for (operation, outcome) in group.into_iter().zip(outcomes) {
+                        // Whoever asked may have gone; it took effect all the same.
+                        drop(operation.answer.send(outcome));
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                    self.make_room();
+                    refuse_new_work(&mut group);
+                    if group.is_empty() && self.sweeps.is_empty() {
+                        return Ok(());
+                    }
+                    if self.shared.closing.load(Ordering::Relaxed) {
+                        return self.give_up(group, &error);
+                    }
+                    std::thread::park_timeout(DISK_FULL_PAUSE);
+                    while group.len() < limits::GROUP_OPERATIONS_MAX
+                        && let Some(operation) = more()
+                    {
+                        group.push(operation);
+                    }
+                    refuse_new_work(&mut group);
+                }
+                Err(error) => return self.give_up(group, &error),
+            }
+        }
+    }
+
+    /// What is due between two transactions.
+    pub(crate) fn after_commit(&mut self, bytes: usize) {
+        self.shared.checkpoints.note_commit(bytes);
+        if self.shared.checkpoints.take_request()
+            && let Err(error) = schema::checkpoint(&self.db, "PASSIVE")
+        {
+            self.fail(&error);
+        }
+        if self.disk_was_full && self.shared.dir.keep_ballast() {
+            self.disk_was_full = false;
+        }
+    }
+
+    /// Empties the log into the file, for a quick start.
+    pub(crate) fn shut(self) {
+        let emptied = schema::checkpoint(&self.db, "TRUNCATE");
+        if let Err(error) = emptied.and_then(|_| self.db.close().map_err(|(_, error)| error)) {
+            // Nothing is lost: the log is read at the next start.
+            tracing::warn!(%error, "the log could not be emptied into the database file");
+        }
+    }
+
+    fn try_commit(
+        &mut self,
+        group: &[Operation],
+        now: Timestamp,
+    ) -> rusqlite::Result<(Outcomes, Effects)> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut staged = Group::new(&self.db, &self.shared.scheduler, now);
+        let mut swept = Vec::new();
+        let outcome = stage_all(&mut staged, group, self.sweeps.front().copied(), &mut swept)
+            .and_then(|outcomes| {
+                self.db
+                    .prepare_cached("COMMIT")?
+                    .execute([])
+                    .map(|_| outcomes)
+            });
+        match outcome {
+            Ok(outcomes) => {
+                for (no, more) in swept {
+                    self.sweeps.pop_front();
+                    if more {
+                        self.sweeps.push_back(no);
+                    }
+                }
+                Ok((outcomes, staged.into_effects()))
+            }
+            Err(error) => {
+                staged.take_back();
+                // SQLite rolls back by itself after most errors; then there is nothing to roll back.
+                drop(self.db.execute_batch("ROLLBACK"));
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets the world see what is durable.
+    fn publish(&mut self, effects: Effects, now: Timestamp) {
+        let mut queues = Vec::new();
+        let held_back = {
+            let mut scheduler = self
+                .shared
+                .scheduler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for batch in effects.admitted {
+                queues.push(batch.head.queue.clone());
+                scheduler.admit(batch);
+            }
+            for no in effects.extended {
+                if let Some(batch) = scheduler.batch_mut(no) {
+                    batch.extend(now);
+                    queues.push(batch.head.queue.clone());
+                }
+                scheduler.wake(no);
+            }
+            for &item in &effects.ended {
+                scheduler.ended(item);
+                if let Some(batch) = scheduler.batch_mut(item.batch)
+                    && batch.is_terminal(item.index)
+                {
+                    batch.forget(item.index);
+                }
+            }
+            for (item, past, due) in effects.resumed {
+                scheduler.resume(item, past, due, None);
+                queues.extend(
+                    scheduler
+                        .batch(item.batch)
+                        .map(|batch| batch.head.queue.clone()),
+                );
+            }
+            for no in effects.retired {
+                scheduler.retire(no);
+            }
+            scheduler.take_held_back()
+        };
+        if !effects.ended.is_empty() {
+            self.shared
+                .trace(|in_flight| in_flight.end(effects.ended.into_iter()));
+        }
+        self.sweeps.extend(effects.cancelled);
+        effects.stops.iter().for_each(CancellationToken::cancel);
+        self.shared.hints.journals_grew(effects.changed.into_iter());
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+            .iter()
+            .for_each(|queue| self.shared.hints.work_came(queue));
+        if held_back {
+            self.shared.hints.work_came_everywhere();
+        }
+    }
+
+    fn make_room(&mut self) {
+        if !self.disk_was_full {
+            let ballast = self.shared.dir.give_ballast();
+            tracing::error!(
+                ballast,
+                "the disk is full: new work is refused until there is room"
+            );
+        }
+        self.disk_was_full = true;
+    }
+
+    fn give_up(&self, group: Vec<Operation>, error: &rusqlite::Error) -> Result<(), Fatal> {
+        self.fail(error);
+        for operation in group {
+            drop(operation.answer.send(Err(StoreError::OutcomeUnknown)));
+        }
+        Err(Fatal)
+    }
+
+    fn fail(&self, error: &rusqlite::Error) {
+        // A sync that failed once may succeed the next time although its pages are gone, so nothing
+        // is ever tried again on this file by this process.
+        tracing::error!(%error, "writing the store failed; the process ends");
+        self.shared.fatal.cancel();
+    }
+}
+
+impl Alarm {
+    /// The end is a planned one.
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(fatal) = &self.0 {
+            fatal.cancel();
+        }
+    }
+}
+
+fn stage_all(
+    staged: &mut Group<'_>,
+    group: &[Operation],
+    sweep: Option<BatchNo>,
+    swept: &mut Vec<(BatchNo, bool)>,
+) -> rusqlite::Result<Outcomes> {
+    let mut outcomes = Vec::with_capacity(group.len());
+    for operation in group {
+        match staged.stage(&operation.request) {
+            Ok(answer) => outcomes.push(Ok(answer)),
+            Err(Refusal::Refused(refusal)) => outcomes.push(Err(refusal)),
+            Err(Refusal::Failed(error)) => return Err(error),
+        }
+    }
+    if let Some(no) = sweep {
+        swept.push((no, staged.sweep(no)?));
+    }
+    staged.close()?;
+    Ok(outcomes)
+}
+
+fn refuse_new_work(group: &mut Vec<Operation>) {
+    let (new, rest): (Vec<_>, Vec<_>) = std::mem::take(group)
+        .into_iter()
+        .partition(|operation| operation.request.is_new_work());
+    *group = rest;
+    for operation in new {
+        drop(operation.answer.send(Err(StoreError::DiskFull)));
+    }
+}

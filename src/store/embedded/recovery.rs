@@ -1,0 +1,250 @@
+//! What a start finds, and how the scheduler is rebuilt from it.
+//!
+//! A batch that is not over is rebuilt from three things: its row, the index of its results (which
+//! items are terminal) and its rows in `attempts` (whose backoff goes on, who was cancelled while it
+//! ran). The in-flight file then tells which items were running: each gets a crash mark and is
+//! pending again, no attempt charged. Finished batches cost nothing here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use rusqlite::Connection;
+
+use super::codec::AttemptMeta;
+use super::data_dir::OpenError;
+use super::in_flight::Interrupted;
+use super::rows::{self, AttemptKind, AttemptRow};
+use super::scheduler::{LiveBatch, Past, Scheduler};
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::batch::BatchState;
+use crate::domain::ids::{BatchNo, BatchUid, ItemKey};
+use crate::domain::item::TerminalState;
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Batches that are not over.
+    pub live_batches: usize,
+    /// Items of theirs that are not terminal.
+    pub unfinished_items: u64,
+    /// Items that were running when the last process died.
+    pub interrupted_items: usize,
+    /// Process groups that may still compute them.
+    pub orphans: Vec<Orphan>,
+}
+
+/// A process group that may have outlived the process that started it.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// The group.
+    pub process_group: u32,
+    /// The batch it computed an item of.
+    pub batch_uid: BatchUid,
+    /// The item's index.
+    pub index: u32,
+}
+
+/// Items with a past and when their next turn is.
+type Pasts = BTreeMap<u32, (Past, Timestamp)>;
+
+/// A store brought back to where it was.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    pub(crate) scheduler: Scheduler,
+    /// Cancelled batches whose remaining items have no record yet.
+    pub(crate) sweeps: VecDeque<BatchNo>,
+    /// Items that were cancelled while they ran and have no record yet.
+    pub(crate) cancels: Vec<(BatchNo, Vec<u32>)>,
+    pub(crate) found: Recovered,
+}
+
+/// Rebuilds the scheduler and notes the crash marks, inside the caller's transaction.
+pub(crate) fn recover(
+    db: &Connection,
+    interrupted: &[Interrupted],
+    now: Timestamp,
+) -> Result<Restored, Error> {
+    let Restored {
+        mut scheduler,
+        mut sweeps,
+        mut cancels,
+        mut found,
+    } = Restored::default();
+    let mut running: HashMap<BatchNo, Vec<Interrupted>> = HashMap::new();
+    for slot in interrupted {
+        running
+            .entry(slot.token.item.batch)
+            .or_default()
+            .push(*slot);
+    }
+    for row in rows::live_batches(db)? {
+        let (no, state) = (row.batch.head.no, row.batch.state);
+        let batch = rebuild(db, &row)?;
+        let (mut pasts, cancelled) = pasts(db, &batch)?;
+        for slot in running.remove(&no).unwrap_or_default() {
+            mark_crash(db, &batch, &mut pasts, &slot, now)?;
+            found.interrupted_items += 1;
+            if slot.process_group != 0 {
+                let (process_group, batch_uid) = (slot.process_group, batch.head.uid);
+                found.orphans.push(Orphan {
+                    process_group,
+                    batch_uid,
+                    index: slot.token.item.index,
+                });
+            }
+        }
+        found.live_batches += 1;
+        found.unfinished_items += u64::from(batch.total - batch.tally.terminal());
+        scheduler.admit(batch);
+        for (index, (past, due)) in pasts {
+            let item = ItemKey { batch: no, index };
+            let crashes_max = if past.crashes > 0 {
+                crashes_max(db, item)?
+            } else {
+                None
+            };
+            scheduler.resume(item, past, due, crashes_max);
+        }
+        if state == BatchState::Cancelling {
+            sweeps.push_back(no);
+        }
+        // Cancelled while they ran, and the process died before they stopped.
+        if !cancelled.is_empty() && state != BatchState::Cancelling {
+            cancels.push((no, cancelled));
+        }
+    }
+    Ok(Restored {
+        scheduler,
+        sweeps,
+        cancels,
+        found,
+    })
+}
+
+/// Why a store cannot be recovered.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// Its contents contradict each other.
+    Damaged(String),
+    /// Reading or writing it failed.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Error {
+    /// What the opener is told.
+    pub(crate) fn at(self, path: &std::path::Path) -> OpenError {
+        match self {
+            Self::Damaged(what) => {
+                OpenError::Damaged(format!("{} is damaged: {what}", path.display()))
+            }
+            Self::Sqlite(error) => match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                    OpenError::Damaged(format!("{} is damaged: {error}", path.display()))
+                }
+                None => OpenError::Damaged(format!("{} is damaged: {error}", path.display())),
+                Some(_) => OpenError::Sqlite(path.to_owned(), error),
+            },
+        }
+    }
+}
+
+fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
+    let told = &row.batch;
+    let mut batch = LiveBatch::new(std::sync::Arc::clone(&told.head), told.state, told.total);
+    batch.cancel_reason = told.cancel_reason.clone();
+    // The row's counts are the truth about states; the index tells which items they are.
+    let mut terminal = 0;
+    rows::terminal_indexes(db, told.head.no, |index| {
+        batch.end(index, TerminalState::Succeeded);
+        terminal += 1;
+    })?;
+    batch.tally = told.tally;
+    if terminal != told.tally.terminal() || terminal != row.last_sequence || terminal > told.total {
+        return Err(Error::Damaged(format!(
+            "batch {} has {terminal} results, but its row counts {} up to sequence {} of {} items",
+            told.head.id,
+            told.tally.terminal(),
+            row.last_sequence,
+            told.total
+        )));
+    }
+    Ok(batch)
+}
+
+/// The pasts of the batch's items that are not terminal, and which of them were cancelled.
+fn pasts(db: &Connection, batch: &LiveBatch) -> Result<(Pasts, Vec<u32>), Error> {
+    let (mut pasts, mut cancelled) = (Pasts::new(), Vec::new());
+    rows::attempts_of_batch(db, batch.head.no, |row| {
+        let index = row.item.index;
+        if batch.is_terminal(index) {
+            return;
+        }
+        if row.kind == AttemptKind::CancelAsked {
+            cancelled.push(index);
+            return;
+        }
+        let (past, due) = pasts.entry(index).or_default();
+        past.attempts = row.number;
+        *due = row.next;
+        match row.kind {
+            AttemptKind::Failed => past.spent += 1,
+            AttemptKind::Released => past.releases += 1,
+            AttemptKind::Crashed => past.crashes += 1,
+            AttemptKind::CancelAsked => {}
+        }
+    })?;
+    Ok((pasts, cancelled))
+}
+
+fn mark_crash(
+    db: &Connection,
+    batch: &LiveBatch,
+    pasts: &mut Pasts,
+    slot: &Interrupted,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let item = slot.token.item;
+    let before = pasts.get(&item.index).map_or(0, |(past, _)| past.attempts);
+    // A slot that was not cleared yet when its lease's end was durable is stale.
+    if item.index >= batch.total || batch.is_terminal(item.index) || slot.token.attempt <= before {
+        return Ok(());
+    }
+    let error = ItemError::of(Reason::INTERRUPTED, "the server died while the attempt ran");
+    let meta = AttemptMeta {
+        error: Some(error),
+        started_ms: None,
+        worker: "local".into(),
+    };
+    let (kind, number) = (AttemptKind::Crashed, slot.token.attempt);
+    rows::insert_attempt(
+        db,
+        &AttemptRow {
+            item,
+            number,
+            kind,
+            ended: now,
+            next: now,
+            meta,
+        },
+    )?;
+    let (past, due) = pasts.entry(item.index).or_default();
+    past.attempts = number;
+    past.crashes += 1;
+    *due = now;
+    Ok(())
+}
+
+/// The item's own limit of crashes, if it has one.
+fn crashes_max(db: &Connection, item: ItemKey) -> Result<Option<u32>, Error> {
+    let items = rows::items(db, item.batch, &[item.index], usize::MAX)?;
+    Ok(items
+        .into_iter()
+        .find_map(|(_, spec)| spec.ok())
+        .and_then(|spec| spec.retry.max_crashes))
+}

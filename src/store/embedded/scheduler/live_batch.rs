@@ -1,0 +1,226 @@
+//! One batch that is not over: which of its items are due, leased, waiting or terminal.
+//!
+//! Memory is per batch, not per item: a cursor over the items never granted, one bit per terminal
+//! item, and entries only for items that are leased, wait for another attempt or have a past.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::bitmap::Bitmap;
+use crate::base::clock::Timestamp;
+use crate::base::limits;
+use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::ids::Sequence;
+use crate::domain::item::TerminalState;
+use crate::domain::tally::Tally;
+
+/// The executions of an item so far, kept only for items that had one end without a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// Executions, so that attempt numbers never repeat.
+    pub(crate) attempts: u32,
+    /// Attempts charged against the policy.
+    pub(crate) spent: u32,
+    /// Attempts given back without a charge.
+    pub(crate) releases: u32,
+    /// Deaths of the server while the item ran.
+    pub(crate) crashes: u32,
+    /// Since when the item waits; its first attempt's place in line is kept by its index.
+    pub(crate) since: Timestamp,
+}
+
+/// Who holds an item now.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveLease {
+    /// The number of the attempt.
+    pub(crate) attempt: u32,
+    /// The fence.
+    pub(crate) nonce: u128,
+    /// Asks the holder to stop; a child of the batch's token.
+    pub(crate) stop: CancellationToken,
+    /// Whether a cancel came after the grant: then only a success counts.
+    pub(crate) cancelled: bool,
+}
+
+/// A batch that is not over.
+#[derive(Debug)]
+pub(crate) struct LiveBatch {
+    /// What never changes.
+    pub(crate) head: Arc<BatchHead>,
+    /// Where it is in its life, as staged by the group being written.
+    pub(crate) state: BatchState,
+    /// Items that may be granted.
+    pub(crate) total: u32,
+    /// Items accepted, as staged by the group being written.
+    pub(crate) staged_total: u32,
+    /// Why it was cancelled, as staged.
+    pub(crate) cancel_reason: Box<str>,
+    /// Terminal items by state.
+    pub(crate) tally: Tally,
+    /// Asks all its attempts to stop.
+    pub(crate) stop: CancellationToken,
+    /// Live leases by item.
+    pub(crate) leases: HashMap<u32, LiveLease>,
+    /// Items with a past that are not terminal.
+    pub(crate) pasts: HashMap<u32, Past>,
+    /// Where the records of a cancel have come to.
+    pub(crate) swept: u32,
+    /// Whether its queue's rotation holds it.
+    pub(crate) in_rotation: bool,
+    terminal: Bitmap,
+    /// The first item never granted; items with a past before or behind it are not its business.
+    next: u32,
+    waiting: BinaryHeap<Reverse<(Timestamp, u32)>>,
+    due_again: BTreeSet<u32>,
+    /// When the items from an index on arrived, for those not granted yet.
+    arrivals: VecDeque<(u32, Timestamp)>,
+}
+
+impl LiveBatch {
+    /// A batch none of whose items has run.
+    pub(crate) fn new(head: Arc<BatchHead>, state: BatchState, total: u32) -> Self {
+        let arrivals = VecDeque::from([(0, head.created)]);
+        Self {
+            head,
+            state,
+            total,
+            staged_total: total,
+            cancel_reason: "".into(),
+            tally: Tally::default(),
+            stop: CancellationToken::new(),
+            leases: HashMap::new(),
+            pasts: HashMap::new(),
+            swept: 0,
+            in_rotation: false,
+            terminal: Bitmap::default(),
+            next: 0,
+            waiting: BinaryHeap::new(),
+            due_again: BTreeSet::new(),
+            arrivals,
+        }
+    }
+
+    /// Lets the items be granted that were staged behind the ones so far.
+    pub(crate) fn extend(&mut self, now: Timestamp) {
+        self.arrivals.push_back((self.total, now));
+        self.total = self.staged_total;
+    }
+
+    /// The batch as the group being written will leave it.
+    pub(crate) fn snapshot(&self) -> Batch {
+        Batch {
+            head: Arc::clone(&self.head),
+            state: self.state,
+            total: self.staged_total,
+            running: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
+            tally: self.tally,
+            finished: None,
+            cancel_reason: self.cancel_reason.clone(),
+        }
+    }
+
+    /// Whether `index` has its result.
+    pub(crate) fn is_terminal(&self, index: u32) -> bool {
+        self.terminal.contains(index)
+    }
+
+    /// Whether items may be granted.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.state, BatchState::Open | BatchState::Running)
+    }
+
+    /// The newest sequence, as staged.
+    pub(crate) fn last_sequence(&self) -> Sequence {
+        Sequence(self.tally.terminal())
+    }
+
+    /// Notes that an item got its result and answers the result's sequence.
+    pub(crate) fn end(&mut self, index: u32, state: TerminalState) -> Sequence {
+        self.terminal.insert(index);
+        *self.tally.of(state) += 1;
+        self.last_sequence()
+    }
+
+    /// Takes [`LiveBatch::end`] back; the newest first.
+    pub(crate) fn unend(&mut self, index: u32, state: TerminalState) {
+        self.terminal.remove(index);
+        *self.tally.of(state) -= 1;
+    }
+
+    /// Forgets where an ended item waited.
+    pub(crate) fn forget(&mut self, index: u32) {
+        self.pasts.remove(&index);
+        self.due_again.remove(&index);
+    }
+
+    /// Lets an item wait for its next attempt.
+    pub(crate) fn wait(&mut self, index: u32, due: Timestamp) {
+        self.waiting.push(Reverse((due, index)));
+    }
+
+    /// Gives an item its place in line back.
+    pub(crate) fn make_due_again(&mut self, index: u32) {
+        self.due_again.insert(index);
+    }
+
+    /// When the earliest waiting item is due.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.waiting.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Takes the next item that is due: one that was due before at its original place in line,
+    /// else the next that never ran. `None` if nothing is due.
+    pub(crate) fn take_due(&mut self, now: Timestamp) -> Option<u32> {
+        while let Some(&Reverse((due, index))) = self.waiting.peek()
+            && due <= now
+        {
+            self.waiting.pop();
+            if !self.is_terminal(index) {
+                self.due_again.insert(index);
+            }
+        }
+        while let Some(index) = self.due_again.pop_first() {
+            if !self.is_terminal(index) {
+                return Some(index);
+            }
+        }
+        if self.waiting.len() >= limits::WAITING_ITEMS_MAX {
+            return None;
+        }
+        self.skip_what_ran();
+        (self.next < self.total).then(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    /// Since when `index` could have run.
+    pub(crate) fn ready_since(&mut self, index: u32) -> Timestamp {
+        if let Some(past) = self.pasts.get(&index) {
+            return past.since;
+        }
+        while self
+            .arrivals
+            .get(1)
+            .is_some_and(|&(first, _)| first <= index)
+        {
+            self.arrivals.pop_front();
+        }
+        self.arrivals
+            .front()
+            .map_or(self.head.created, |&(_, at)| at)
+    }
+
+    fn skip_what_ran(&mut self) {
+        loop {
+            self.next = self.terminal.first_absent(self.next);
+            if !self.pasts.contains_key(&self.next) {
+                return;
+            }
+            self.next += 1;
+        }
+    }
+}

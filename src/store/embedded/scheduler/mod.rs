@@ -1,0 +1,406 @@
+//! Which item runs next. Pure: no I/O, no clock, no chance of its own; the same calls give the same grants.
+//!
+//! **Fairness.** Each queue keeps its batches with due items in a ring and grants one item to each
+//! in turn. So a batch with a due item gets its next grant within as many grants as its queue has
+//! open batches, whatever their sizes. Nothing is reserved: a slot never stays empty while
+//! anything of the queue is due.
+//!
+//! **Marked items.** An item under which the server died may be what killed it. So one marked item
+//! of the whole server runs at a time, fewest marks first, beside unmarked ones; one whose next
+//! death would be its last runs with nothing beside it, so that no innocent item shares its fate.
+
+mod bitmap;
+mod live_batch;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
+use crate::base::clock::Timestamp;
+use crate::domain::batch::BatchHead;
+use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
+use crate::domain::item::TerminalState;
+use crate::domain::retry::MAX_CRASHES_DEFAULT;
+
+/// The batches that are not over and the leases on their items.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {
+    batches: HashMap<BatchNo, LiveBatch>,
+    queues: HashMap<QueueName, Rotation>,
+    leases: usize,
+    /// The marked item that runs, or waits to run, with nothing beside it.
+    alone: Option<ItemKey>,
+    /// The marked item that runs.
+    marked_running: Option<ItemKey>,
+    /// Whether a grant was refused because of a marked item.
+    held_back: bool,
+}
+
+/// One queue's batches with due items, in turn.
+#[derive(Debug, Default)]
+struct Rotation {
+    ring: VecDeque<BatchNo>,
+    sleeping: BinaryHeap<Reverse<(Timestamp, BatchNo)>>,
+    marked: BTreeSet<Marked>,
+}
+
+/// A marked item that is due; the one with the fewest marks comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Marked {
+    crashes: u32,
+    item: ItemKey,
+    last_chance: bool,
+}
+
+/// A lease given out.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) token: LeaseToken,
+    pub(crate) head: Arc<BatchHead>,
+    pub(crate) past: Past,
+    pub(crate) ready_since: Timestamp,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What a lease's holder may still do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Everything.
+    Held,
+    /// Only report a success.
+    Cancelled,
+    /// Nothing: the item is someone else's, or pending.
+    Lost,
+    /// Nothing: the item has its result.
+    Terminal,
+    /// Nothing: the batch is over or was never there.
+    Gone,
+}
+
+/// How to take one staged change back.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    /// An item got its result.
+    End { item: ItemKey, state: TerminalState },
+    /// A lease was ended.
+    Lease { item: ItemKey, lease: LiveLease },
+    /// A lease's item was cancelled.
+    Mark { item: ItemKey },
+}
+
+impl Scheduler {
+    /// Takes a batch in. Its items are due at once, but those with a past, which [`Scheduler::resume`] places.
+    pub(crate) fn admit(&mut self, batch: LiveBatch) {
+        let no = batch.head.no;
+        self.batches.insert(no, batch);
+        self.wake(no);
+    }
+
+    /// The batch, if it is not over.
+    pub(crate) fn batch(&self, no: BatchNo) -> Option<&LiveBatch> {
+        self.batches.get(&no)
+    }
+
+    /// The batch, if it is not over.
+    pub(crate) fn batch_mut(&mut self, no: BatchNo) -> Option<&mut LiveBatch> {
+        self.batches.get_mut(&no)
+    }
+
+    /// Lets a batch go that is over.
+    pub(crate) fn retire(&mut self, no: BatchNo) {
+        self.batches.remove(&no);
+    }
+
+    /// Puts a batch into its queue's ring, unless it is there.
+    pub(crate) fn wake(&mut self, no: BatchNo) {
+        if let Some(batch) = self.batches.get_mut(&no)
+            && !batch.in_rotation
+            && batch.is_active()
+        {
+            batch.in_rotation = true;
+            self.queues
+                .entry(batch.head.queue.clone())
+                .or_default()
+                .ring
+                .push_back(no);
+        }
+    }
+
+    /// Gives an item that was leased, now or before a restart, its next turn at `due`.
+    ///
+    /// `crashes_max` is the item's own limit, if it has one.
+    pub(crate) fn resume(
+        &mut self,
+        item: ItemKey,
+        past: Past,
+        due: Timestamp,
+        crashes_max: Option<u32>,
+    ) {
+        let Some(batch) = self.batches.get_mut(&item.batch) else {
+            return;
+        };
+        batch.pasts.insert(item.index, Past { since: due, ..past });
+        let rotation = self.queues.entry(batch.head.queue.clone()).or_default();
+        if past.crashes == 0 {
+            batch.wait(item.index, due);
+            if !batch.in_rotation {
+                rotation.sleeping.push(Reverse((due, item.batch)));
+            }
+            return;
+        }
+        let most = crashes_max
+            .or(batch.head.options.retry.max_crashes)
+            .unwrap_or(MAX_CRASHES_DEFAULT);
+        let last_chance = past.crashes + 1 >= most;
+        rotation.marked.insert(Marked {
+            crashes: past.crashes,
+            item,
+            last_chance,
+        });
+    }
+
+    /// Grants up to `want` items of `queue`, taking turns between its batches.
+    pub(crate) fn grant(
+        &mut self,
+        queue: &QueueName,
+        want: usize,
+        now: Timestamp,
+        mut nonce: impl FnMut() -> u128,
+    ) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        while grants.len() < want {
+            let Some(item) = self
+                .take_marked(queue)
+                .or_else(|| self.take_turn(queue, now))
+            else {
+                break;
+            };
+            let batch = self
+                .batches
+                .get_mut(&item.batch)
+                .expect("a batch in the ring is not over");
+            let past = batch.pasts.get(&item.index).copied().unwrap_or_default();
+            let token = LeaseToken {
+                item,
+                attempt: past.attempts + 1,
+                nonce: nonce(),
+            };
+            let stop = batch.stop.child_token();
+            let lease = LiveLease {
+                attempt: token.attempt,
+                nonce: token.nonce,
+                stop: stop.clone(),
+                cancelled: false,
+            };
+            let ready_since = batch.ready_since(item.index);
+            batch.leases.insert(item.index, lease);
+            self.leases += 1;
+            grants.push(Grant {
+                token,
+                head: Arc::clone(&batch.head),
+                past,
+                ready_since,
+                stop,
+            });
+        }
+        grants
+    }
+
+    /// When a waiting item of `queue` is due next, if one waits.
+    pub(crate) fn next_due(&self, queue: &QueueName) -> Option<Timestamp> {
+        self.queues
+            .get(queue)?
+            .sleeping
+            .peek()
+            .map(|Reverse((due, _))| *due)
+    }
+
+    /// What the holder of `token` may do with it.
+    pub(crate) fn standing(&self, token: LeaseToken) -> Standing {
+        let Some(batch) = self.batches.get(&token.item.batch) else {
+            return Standing::Gone;
+        };
+        if batch.is_terminal(token.item.index) {
+            return Standing::Terminal;
+        }
+        match batch.leases.get(&token.item.index) {
+            Some(lease) if lease.nonce != token.nonce => Standing::Lost,
+            Some(lease) if lease.cancelled || !batch.is_active() => Standing::Cancelled,
+            Some(_) => Standing::Held,
+            None => Standing::Lost,
+        }
+    }
+
+    /// Stages an item's result and the end of its lease, if it has one.
+    ///
+    /// # Panics
+    /// If the batch is over or the item has its result: the caller has looked.
+    pub(crate) fn end(
+        &mut self,
+        item: ItemKey,
+        state: TerminalState,
+        undo: &mut Vec<Undo>,
+    ) -> Sequence {
+        self.end_lease(item, undo);
+        let batch = self
+            .batches
+            .get_mut(&item.batch)
+            .expect("the caller has looked");
+        assert!(
+            !batch.is_terminal(item.index),
+            "an item has at most one result"
+        );
+        undo.push(Undo::End { item, state });
+        batch.end(item.index, state)
+    }
+
+    /// Stages the end of a lease without a result.
+    pub(crate) fn end_lease(&mut self, item: ItemKey, undo: &mut Vec<Undo>) {
+        let lease = self
+            .batches
+            .get_mut(&item.batch)
+            .and_then(|batch| batch.leases.remove(&item.index));
+        if let Some(lease) = lease {
+            self.leases -= 1;
+            undo.push(Undo::Lease { item, lease });
+        }
+    }
+
+    /// Stages that only a success of a live lease counts any more; answers what asks its holder to stop.
+    pub(crate) fn mark_cancelled(
+        &mut self,
+        item: ItemKey,
+        undo: &mut Vec<Undo>,
+    ) -> Option<CancellationToken> {
+        let lease = self
+            .batches
+            .get_mut(&item.batch)?
+            .leases
+            .get_mut(&item.index)?;
+        if !lease.cancelled {
+            lease.cancelled = true;
+            undo.push(Undo::Mark { item });
+        }
+        Some(lease.stop.clone())
+    }
+
+    /// Takes staged changes back, the newest first.
+    pub(crate) fn undo(&mut self, staged: Vec<Undo>) {
+        for change in staged.into_iter().rev() {
+            match change {
+                Undo::End { item, state } => {
+                    if let Some(batch) = self.batches.get_mut(&item.batch) {
+                        batch.unend(item.index, state);
+                    }
+                }
+                Undo::Lease { item, lease } => {
+                    if let Some(batch) = self.batches.get_mut(&item.batch) {
+                        batch.leases.insert(item.index, lease);
+                        self.leases += 1;
+                    }
+                }
+                Undo::Mark { item } => {
+                    let batch = self.batches.get_mut(&item.batch);
+                    if let Some(lease) = batch.and_then(|batch| batch.leases.get_mut(&item.index)) {
+                        lease.cancelled = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a grant back whose item could not be handed over: it is due as before.
+    pub(crate) fn take_back(&mut self, grant: &Grant) {
+        let item = grant.token.item;
+        self.end_lease(item, &mut Vec::new());
+        self.ended(item);
+        if grant.past.crashes > 0 {
+            return self.resume(item, grant.past, grant.ready_since, None);
+        }
+        if let Some(batch) = self.batches.get_mut(&item.batch) {
+            batch.make_due_again(item.index);
+        }
+        self.wake(item.batch);
+    }
+
+    /// Lets go of what held others back while `item` ran. Call it once its end is durable.
+    pub(crate) fn ended(&mut self, item: ItemKey) {
+        self.marked_running.take_if(|running| *running == item);
+        self.alone.take_if(|alone| *alone == item);
+    }
+
+    /// Whether grants were refused because of a marked item since this was last asked.
+    pub(crate) fn take_held_back(&mut self) -> bool {
+        std::mem::take(&mut self.held_back)
+    }
+
+    fn take_marked(&mut self, queue: &QueueName) -> Option<ItemKey> {
+        let rotation = self.queues.get_mut(queue)?;
+        while let Some(&first) = rotation.marked.first() {
+            let item = first.item;
+            let batch = self.batches.get(&item.batch);
+            if !batch.is_some_and(|batch| batch.is_active() && !batch.is_terminal(item.index)) {
+                rotation.marked.remove(&first);
+                self.alone.take_if(|alone| *alone == item);
+                continue;
+            }
+            if self.marked_running.is_some() || self.alone.is_some_and(|alone| alone != item) {
+                self.held_back = true;
+                return None;
+            }
+            if first.last_chance {
+                self.alone = Some(item);
+                if self.leases > 0 {
+                    self.held_back = true;
+                    return None;
+                }
+            }
+            rotation.marked.remove(&first);
+            self.marked_running = Some(item);
+            return Some(item);
+        }
+        None
+    }
+
+    fn take_turn(&mut self, queue: &QueueName, now: Timestamp) -> Option<ItemKey> {
+        if self.alone.is_some() {
+            self.held_back = true;
+            return None;
+        }
+        let rotation = self.queues.get_mut(queue)?;
+        while let Some(&Reverse((due, no))) = rotation.sleeping.peek()
+            && due <= now
+        {
+            rotation.sleeping.pop();
+            if let Some(batch) = self.batches.get_mut(&no)
+                && !batch.in_rotation
+            {
+                batch.in_rotation = true;
+                rotation.ring.push_back(no);
+            }
+        }
+        while let Some(no) = rotation.ring.pop_front() {
+            let Some(batch) = self.batches.get_mut(&no) else {
+                continue;
+            };
+            batch.in_rotation = false;
+            if !batch.is_active() {
+                continue;
+            }
+            if let Some(index) = batch.take_due(now) {
+                batch.in_rotation = true;
+                rotation.ring.push_back(no);
+                return Some(ItemKey { batch: no, index });
+            }
+            if let Some(due) = batch.next_due() {
+                rotation.sleeping.push(Reverse((due, no)));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,250 @@
+//! The one thread that writes.
+//!
+//! Everything that changes state is an operation in its queue. It takes what is waiting, commits it
+//! as one group, and only then answers. There is no timer: with nothing else waiting an operation is
+//! committed at once, and while a commit runs the next group gathers by itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::keeper::Keeper;
+use crate::base::{clock, limits, tasks};
+use crate::domain::batch::Batch;
+use crate::domain::ids::BatchNo;
+use crate::domain::item::{Ending, ItemSpec};
+use crate::store::{
+    CancelCounts, Content, Created, LeaseEnd, NewBatch, Settlement, StoreError, Verdict,
+};
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Create(Box<NewBatch>),
+    Append {
+        batch: BatchNo,
+        first: u32,
+        items: Vec<ItemSpec>,
+    },
+    Seal {
+        batch: BatchNo,
+        total: u32,
+    },
+    Settle(Vec<Settlement>),
+    Cancel {
+        batch: BatchNo,
+        items: Option<Vec<u32>>,
+        reason: Box<str>,
+    },
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Created(Box<Created>),
+    Accepted(u32),
+    Batch(Box<Batch>),
+    Settled(Vec<Verdict>),
+    Cancelled(CancelCounts),
+}
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Result<Answer, StoreError>>,
+    bytes: usize,
+}
+
+/// The queue into the thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<Operation>>>,
+    /// Kibibytes of payload that may still come in.
+    room: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Request {
+    /// Whether it brings new work, which is refused first when room is short.
+    pub(crate) fn is_new_work(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Append { .. })
+    }
+
+    fn bytes(&self) -> usize {
+        let of_items = |items: &[ItemSpec]| {
+            items
+                .iter()
+                .map(|item| 128 + item.input.bytes().len())
+                .sum()
+        };
+        match self {
+            Self::Create(batch) => match &batch.content {
+                Content::Whole(items) => of_items(items),
+                Content::Appended => 0,
+            },
+            Self::Append { items, .. } => of_items(items),
+            Self::Settle(settlements) => settlements.iter().map(settlement_bytes).sum(),
+            Self::Seal { .. } | Self::Cancel { .. } => 0,
+        }
+    }
+}
+
+impl Operation {
+    /// An operation of the store's own, whose outcome nobody waits for.
+    pub(crate) fn unanswered(request: Request) -> Self {
+        let (answer, _) = oneshot::channel();
+        Self {
+            request,
+            answer,
+            bytes: 0,
+        }
+    }
+}
+
+fn settlement_bytes(settlement: &Settlement) -> usize {
+    128 + match &settlement.end {
+        LeaseEnd::Finish(Ending::Succeeded(output)) => output.bytes().len(),
+        LeaseEnd::Finish(_) | LeaseEnd::Release { .. } => 0,
+    }
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(keeper: Keeper) -> Self {
+        let (queue, operations) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let room = Arc::new(Semaphore::new(kibibytes(limits::WRITER_QUEUE_BYTES_MAX)));
+        let given_back = Arc::clone(&room);
+        let thread = tasks::thread("sooner-writer", move || {
+            write(keeper, operations, &given_back)
+        });
+        Self {
+            queue: Mutex::new(Some(queue)),
+            room,
+            thread: Mutex::new(Some(thread)),
+        }
+    }
+
+    /// Has a request committed and answers what came of it. Once it is in the queue it takes effect
+    /// even if this future is dropped.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Answer, StoreError> {
+        let queue = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let queue = queue.ok_or(StoreError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let bytes = request.bytes();
+        let patience = request
+            .is_new_work()
+            .then_some(limits::WRITER_QUEUE_WAIT_MAX);
+        let operation = Operation {
+            request,
+            answer,
+            bytes,
+        };
+        let enter = async {
+            // More than there is room in all would never fit; it waits for all of it.
+            let kibibytes = kibibytes(bytes.min(limits::WRITER_QUEUE_BYTES_MAX));
+            let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
+            let room = self
+                .room
+                .acquire_many(kibibytes)
+                .await
+                .map_err(|_| StoreError::Closed)?;
+            queue
+                .send(operation)
+                .await
+                .map_err(|_| StoreError::Closed)?;
+            room.forget();
+            Ok(())
+        };
+        match patience {
+            Some(patience) => {
+                tokio::time::timeout(patience, enter)
+                    .await
+                    .map_err(|_| StoreError::QueueFull)??;
+            }
+            // What ends work is never turned away.
+            None => enter.await?,
+        }
+        drop(queue);
+        answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Finishes what is queued, empties the log into the file, and ends the thread.
+    pub(crate) fn stop(&self) {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.room.close();
+        if let Some(thread) = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            // A writer that panicked has ended the process's service already.
+            drop(thread.join());
+        }
+    }
+}
+
+fn kibibytes(bytes: usize) -> usize {
+    bytes.div_ceil(1024)
+}
+
+fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>, room: &Semaphore) {
+    // If this thread ends in any way but the planned one, the server must not go on.
+    let alarm = keeper.alarm();
+    loop {
+        let first = if keeper.has_sweeps() {
+            match operations.try_recv() {
+                Ok(first) => Some(first),
+                Err(mpsc::error::TryRecvError::Empty) => None,
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+            }
+        } else {
+            match operations.blocking_recv() {
+                Some(first) => Some(first),
+                None => break,
+            }
+        };
+        let group = gather(first, &mut operations);
+        let bytes: usize = group.iter().map(|operation| operation.bytes).sum();
+        let kept: usize = group
+            .iter()
+            .map(|op| kibibytes(op.bytes.min(limits::WRITER_QUEUE_BYTES_MAX)))
+            .sum();
+        let committed = keeper.commit(group, clock::now(), &mut || operations.try_recv().ok());
+        room.add_permits(kept);
+        if committed.is_err() {
+            // Dropping the queue answers what waits in it: nothing of it was stored.
+            operations.close();
+            while let Ok(operation) = operations.try_recv() {
+                drop(operation.answer.send(Err(StoreError::Closed)));
+            }
+            return;
+        }
+        keeper.after_commit(bytes);
+    }
+    keeper.shut();
+    alarm.disarm();
+}
+
+fn gather(first: Option<Operation>, operations: &mut mpsc::Receiver<Operation>) -> Vec<Operation> {
+    let mut group: Vec<_> = first.into_iter().collect();
+    let mut bytes: usize = group.iter().map(|operation| operation.bytes).sum();
+    while !group.is_empty()
+        && group.len() < limits::GROUP_OPERATIONS_MAX
+        && bytes < limits::GROUP_BYTES_MAX
+        && let Ok(operation) = operations.try_recv()
+    {
+        bytes += operation.bytes;
+        group.push(operation);
+    }
+    group
+}

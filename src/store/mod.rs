@@ -1,0 +1,243 @@
+//! Floor 2: the durable verbs and what each guarantees.
+//!
+//! Every verb that changes something answers only after the change is durable, and nothing is
+//! visible to anyone before that. A verb whose future is dropped may still take effect. Hints (see
+//! [`Store::journal_hint`] and [`Store::work_hint`]) may be lost: whoever waits for one looks again
+//! after a while.
+//!
+//! There is one keeper, [`embedded`]; [`conformance`] is the suite every keeper must pass.
+
+#[cfg(test)]
+mod conformance;
+mod embedded;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::embedded::{OpenError, Orphan, Recovered, Store, StoreOptions};
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, PastAttempt};
+use crate::domain::batch::{Batch, BatchHead};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::ids::{BatchId, BatchUid, LeaseToken, QueueName, RequestId, Sequence};
+use crate::domain::item::{Ending, ItemSpec, Record};
+use crate::domain::settings::{BatchOptions, OnDisconnect};
+
+/// A batch to be created, with all its items or, if it stays open, with none yet.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// The caller's id; without one the batch is named after its uid.
+    pub id: Option<BatchId>,
+    /// The caller's other key.
+    pub request_id: Option<RequestId>,
+    /// The server's own name for the batch.
+    pub uid: BatchUid,
+    /// Where the items wait.
+    pub queue: QueueName,
+    /// What the caller asked for.
+    pub options: BatchOptions,
+    /// What happens when its last stream has gone.
+    pub on_disconnect: OnDisconnect,
+    /// Fingerprint of queue, options and items.
+    pub fingerprint: Fingerprint,
+    /// Whether these are all items, or more are appended until the batch is sealed.
+    pub content: Content,
+}
+
+/// How a batch's items come.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// All at once.
+    Whole(Vec<ItemSpec>),
+    /// Appended later, then sealed.
+    Appended,
+}
+
+/// The answer to a submit.
+#[derive(Clone, Debug)]
+pub enum Created {
+    /// The batch is new.
+    New(Batch),
+    /// An earlier submit with the same keys and content had created it.
+    Existing(Batch),
+}
+
+/// One of the two idempotency keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The batch's name.
+    BatchId,
+    /// The caller's other key.
+    RequestId,
+}
+
+/// An item to compute, exclusively.
+#[derive(Debug)]
+pub struct Lease {
+    /// The proof that settles it.
+    pub token: LeaseToken,
+    /// Its batch.
+    pub head: Arc<BatchHead>,
+    /// What the caller asked for, unless its record is damaged.
+    pub spec: Result<ItemSpec, Damaged>,
+    /// Attempts charged before this one.
+    pub spent: u32,
+    /// Attempts given back before this one.
+    pub releases: u32,
+    /// Deaths of the server while it ran.
+    pub crashes: u32,
+    /// Since when it could have run.
+    pub ready_since: Timestamp,
+    /// When it was granted.
+    pub granted: Timestamp,
+    /// Fires when it is cancelled.
+    pub stop: CancellationToken,
+}
+
+/// A stored record whose checksum does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+/// What one call of `lease` gave.
+#[derive(Debug, Default)]
+pub struct Leased {
+    /// The leases, as many as were asked for or as are due.
+    pub leases: Vec<Lease>,
+    /// When the next waiting item of the queue is due.
+    pub next_due: Option<Timestamp>,
+}
+
+/// The end of a lease.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Whose.
+    pub token: LeaseToken,
+    /// The item's batch.
+    pub head: Arc<BatchHead>,
+    /// The caller's name for the item, for its record.
+    pub id: Option<Box<str>>,
+    /// With what.
+    pub end: LeaseEnd,
+    /// Attempts charged, this one included if it is.
+    pub spent: u32,
+    /// Who computed it.
+    pub worker: Box<str>,
+    /// How long the item waited before.
+    pub queued: Duration,
+    /// When the attempt began.
+    pub started: Timestamp,
+    /// How long it ran.
+    pub ran: Duration,
+}
+
+/// How a lease ends.
+#[derive(Clone, Debug)]
+pub enum LeaseEnd {
+    /// With the item's result.
+    Finish(Ending),
+    /// With another attempt at `due`.
+    Release {
+        /// When.
+        due: Timestamp,
+        /// Why this one gave no result.
+        error: ItemError,
+        /// Whether this attempt is charged (`spent` counts it) or given back.
+        charged: bool,
+    },
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its result is in the journal.
+    Recorded(Sequence),
+    /// A cancel came first, so CANCELLED is in the journal.
+    Cancelled(Sequence),
+    /// The item waits for its next attempt.
+    Released,
+    /// This very attempt had recorded its result before.
+    AlreadyMine(Sequence),
+    /// The item has another result or another holder; this outcome is dropped.
+    Superseded,
+    /// The batch is not there.
+    Gone,
+}
+
+/// A stretch of a batch's journal.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The records behind the cursor, in order, as far as the page reaches.
+    pub records: Vec<Record>,
+    /// The batch as it stood just before the page was read.
+    pub batch: Batch,
+}
+
+/// An item as it stands.
+#[derive(Clone, Debug)]
+pub struct ItemView {
+    /// Its position in the submitted order.
+    pub index: u32,
+    /// The caller's name for it.
+    pub id: Option<Box<str>>,
+    /// Its result, if it is terminal.
+    pub record: Option<Record>,
+    /// The number of the attempt under way.
+    pub running: Option<u32>,
+    /// When its next attempt is due, if it waits.
+    pub next_due: Option<Timestamp>,
+    /// Attempts without a result, oldest first.
+    pub past: Vec<PastAttempt>,
+    /// What was submitted, if it was asked for.
+    pub spec: Option<Result<ItemSpec, Damaged>>,
+}
+
+/// What a cancel met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CancelCounts {
+    /// Waited, and will not run.
+    pub never_started: u32,
+    /// Are being stopped.
+    pub stopping: u32,
+    /// Had their result.
+    pub finished: u32,
+}
+
+/// The store could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// A key names other content.
+    #[error("the key names a batch of other content")]
+    Conflict(Key),
+    /// There is no such batch.
+    #[error("no such batch")]
+    NoBatch,
+    /// There is no such item in the batch.
+    #[error("no such item")]
+    NoItem(Box<str>),
+    /// The batch takes no more items.
+    #[error("the batch takes no more items")]
+    Sealed,
+    /// The batch is over.
+    #[error("the batch has ended")]
+    Ended,
+    /// The items do not follow the ones so far, or the total is wrong.
+    #[error("the batch has {0} items")]
+    WrongCount(u32),
+    /// The disk is full; nothing was stored.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The writer has too much to do; nothing was stored.
+    #[error("too much waits to be written")]
+    QueueFull,
+    /// The store is closed; nothing was stored.
+    #[error("the store is closed")]
+    Closed,
+    /// The write failed in a way that leaves open whether it happened.
+    #[error("the outcome of a write is unknown")]
+    OutcomeUnknown,
+    /// Reading failed.
+    #[error("read the store: {0}")]
+    Read(String),
+}
