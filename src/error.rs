@@ -91,7 +91,7 @@ impl Error {
 
     /// Adds a fact for programs.
     #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.metadata.push((key, value.to_string()));
         self
     }

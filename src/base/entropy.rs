@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-/// A new UUIDv7: unique, and ordered by time within this process.
+/// A new `UUIDv7`: unique, and ordered by time within this process.
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
 pub fn uuid() -> Uuid {
     Uuid::now_v7()

@@ -75,7 +75,7 @@ pub const REASON_CHARS_MAX: usize = 63;
 pub const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// The longest that `wait` holds a unary call: proxies cut calls that are silent for long.
-pub const WAIT_MAX: Duration = Duration::from_mins(1);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long before a caller's deadline a waiting call answers, so that the answer still arrives.
 pub const WAIT_MARGIN: Duration = Duration::from_millis(100);

@@ -24,7 +24,6 @@ impl Tasks {
     }
 
     /// Starts a task of the group. Dropping the handle does not stop it.
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -58,7 +57,6 @@ pub fn runtime(name: &str, threads: usize) -> std::io::Result<Runtime> {
 ///
 /// # Panics
 /// If the operating system has no thread to give: the server cannot work without it.
-#[expect(clippy::disallowed_methods, reason = "this is the door")]
 pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
     thread::Builder::new()
         .name(name.to_owned())

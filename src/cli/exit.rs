@@ -69,11 +69,11 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
             StartError::Handler(..) => Exit::Usage,
-            StartError::Bind(_, error) => match error.kind() {
-                std::io::ErrorKind::AddrInUse => Exit::InUse,
-                // An address this machine does not have, or a port it may not bind.
-                _ => Exit::Usage,
-            },
+            StartError::Bind(_, error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                Exit::InUse
+            }
+            // An address this machine does not have, or a port it may not bind.
+            StartError::Bind(..) => Exit::Usage,
             StartError::Store(error) => match error {
                 OpenError::InUse(_) => Exit::InUse,
                 OpenError::NotWritable(..) => Exit::CannotCreate,
@@ -91,7 +91,13 @@ impl From<Error> for Failure {
             ErrorKind::Invalid | ErrorKind::Precondition => Exit::Usage,
             ErrorKind::Corrupt => Exit::Damaged,
             ErrorKind::Internal => Exit::Internal,
-            _ => Exit::Io,
+            ErrorKind::NotFound
+            | ErrorKind::Conflict
+            | ErrorKind::OutOfRange
+            | ErrorKind::Exhausted
+            | ErrorKind::Unavailable
+            | ErrorKind::Unknown
+            | ErrorKind::Deadline => Exit::Io,
         };
         Self::new(exit, error.to_string())
     }

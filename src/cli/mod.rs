@@ -50,7 +50,7 @@ struct Shared {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments),
     };
     match ended {

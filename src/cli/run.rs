@@ -48,6 +48,7 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 /// cannot be written; 74 reading or writing failed; 130 Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Arguments {
     #[command(flatten)]
     shared: Shared,
@@ -122,7 +123,7 @@ struct Outcome {
     input_failure: Option<io::Error>,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let format = match (arguments.files, arguments.null) {
         (true, _) => Format::Files,
         (false, true) => Format::Null,
@@ -164,26 +165,23 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let handlers = Node::handlers(&config)?;
     let input = Input::open(format, arguments.inputs.clone(), config.limits.input_bytes)?;
 
-    let journal = match &arguments.data_dir {
-        Some(data_dir) => {
-            config.store.data_dir.clone_from(data_dir);
-            None
+    let journal = if let Some(data_dir) = &arguments.data_dir {
+        config.store.data_dir.clone_from(data_dir);
+        None
+    } else {
+        let journal = Journal::create(&identity(arguments))?;
+        if journal.earlier > 0 && !arguments.quiet {
+            let earlier = journal.earlier;
+            tell(&format!(
+                "{earlier} earlier runs of this command did not succeed; their journals are kept"
+            ));
         }
-        None => {
-            let journal = Journal::create(&identity(&arguments))?;
-            if journal.earlier > 0 && !arguments.quiet {
-                let earlier = journal.earlier;
-                tell(&format!(
-                    "{earlier} earlier runs of this command did not succeed; their journals are kept"
-                ));
-            }
-            config.store.data_dir.clone_from(&journal.path);
-            Some(journal)
-        }
+        config.store.data_dir.clone_from(&journal.path);
+        Some(journal)
     };
     let runtimes = Runtimes::start(config.server.io_threads)?;
     let node = Node::open(&config, handlers, &runtimes)?;
-    let outcome = runtimes.block_on(follow(&arguments, &config, &node, input));
+    let outcome = runtimes.block_on(follow(arguments, &config, &node, input));
     node.close();
     runtimes.end();
     finish(outcome?, journal, &config)
@@ -300,7 +298,7 @@ async fn print(
                         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                             return Ok(End::OutputClosed);
                         }
-                        printed => printed?,
+                        outcome => outcome?,
                     }
                     progress.count(record, batch.total);
                 }

@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure};
 use crate::base::{clock, entropy};
 
 /// How long the journal of a run that did not succeed is kept.
-const KEPT: Duration = Duration::from_hours(7 * 24);
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The journal of one run.
 #[derive(Debug)]
@@ -73,10 +73,10 @@ fn prefix(parts: &[String]) -> String {
         hash.update(part);
     }
     let digest: [u8; 32] = hash.finalize().into();
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!(
+        "{:016x}",
+        u64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
+    )
 }
 
 /// Removes what was kept long enough; answers how many younger ones there are of this command.

@@ -285,7 +285,9 @@ impl Check {
             Some("text") => telemetry::Format::Text,
             Some("json") => telemetry::Format::Json,
             Some(other) => {
-                return Err(self.wrong("log.format", format!("{other:?} is not auto, text or json")));
+                return Err(
+                    self.wrong("log.format", format!("{other:?} is not auto, text or json"))
+                );
             }
         };
         let items = match log.items.as_deref() {
@@ -293,7 +295,9 @@ impl Check {
             Some("all") => ItemLog::All,
             Some("none") => ItemLog::None,
             Some(other) => {
-                return Err(self.wrong("log.items", format!("{other:?} is not all, failed or none")));
+                return Err(
+                    self.wrong("log.items", format!("{other:?} is not all, failed or none"))
+                );
             }
         };
         Ok(LogConfig {

@@ -133,7 +133,7 @@ impl Config {
         QueueConfig {
             handler: None,
             slots: processors(),
-            item_timeout: Duration::from_mins(10),
+            item_timeout: Duration::from_secs(600),
             retry: RetrySettings::default(),
         }
     }

@@ -168,5 +168,10 @@ pub struct PastAttempt {
 
 /// The longest beginning of `message` that is kept.
 fn clip(message: &str) -> &str {
-    &message[..message.floor_char_boundary(limits::ERROR_MESSAGE_BYTES_MAX)]
+    let most = limits::ERROR_MESSAGE_BYTES_MAX.min(message.len());
+    let end = (0..=most)
+        .rev()
+        .find(|&end| message.is_char_boundary(end))
+        .unwrap_or(0);
+    &message[..end]
 }

@@ -63,13 +63,13 @@ impl Hash {
 
     fn duration(&mut self, duration: Option<Duration>) {
         self.presence(duration, |hash, duration| {
-            hash.0.update(duration.as_nanos().to_le_bytes())
+            hash.0.update(duration.as_nanos().to_le_bytes());
         });
     }
 
     fn number(&mut self, number: Option<f64>) {
         self.presence(number, |hash, number| {
-            hash.0.update(number.to_bits().to_le_bytes())
+            hash.0.update(number.to_bits().to_le_bytes());
         });
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::base::limits;
 
-/// A batch's name: the caller's, or a UUIDv7 of the server's.
+/// A batch's name: the caller's, or a `UUIDv7` of the server's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BatchId(Arc<str>);
 

@@ -102,13 +102,14 @@ impl Engine {
 
 /// The store knows numbers; the caller knows the batch by its name.
 fn named(error: StoreError, id: &BatchId) -> Error {
-    match error {
-        StoreError::NoBatch => Error::new(
+    let error = if error == StoreError::NoBatch {
+        Error::new(
             ErrorKind::NotFound,
             "BATCH_NOT_FOUND",
             format!("there is no batch {id}"),
         )
-        .with("batch_id", id),
-        other => Error::from(other).with("batch_id", id),
-    }
+    } else {
+        Error::from(error)
+    };
+    error.with("batch_id", id)
 }

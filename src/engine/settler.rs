@@ -96,11 +96,13 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Settlement
         match store.settle(std::mem::take(&mut settlements)).await {
             Ok(verdicts) => {
                 for (line, verdict) in lines.into_iter().zip(verdicts) {
-                    line.into_iter().for_each(|line| line.tell(verdict));
+                    if let Some(line) = line {
+                        line.tell(verdict);
+                    }
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "outcomes could not be recorded; their items run again")
+                tracing::error!(%error, "outcomes could not be recorded; their items run again");
             }
         }
     }

@@ -90,23 +90,20 @@ fn explain(headers: &HeaderMap) -> Option<Status> {
     if status.code() == Code::Ok || headers.contains_key("grpc-status-details-bin") {
         return None;
     }
-    let (code, reason, message) = match status.code() {
-        Code::OutOfRange => (
-            Code::ResourceExhausted,
-            "MESSAGE_TOO_LARGE",
-            format!("{}; split the batch into several", status.message()),
-        ),
-        Code::Internal => (
-            Code::Internal,
-            "MALFORMED_REQUEST",
-            status.message().to_owned(),
-        ),
-        Code::Unimplemented => (
+    let message = status.message();
+    let (code, reason, message) = if status.code() == Code::OutOfRange {
+        let message = format!("{message}; split the batch into several");
+        (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+    } else if status.code() == Code::Internal {
+        (Code::Internal, "MALFORMED_REQUEST", message.to_owned())
+    } else if status.code() == Code::Unimplemented {
+        (
             Code::Unimplemented,
             "UNKNOWN_METHOD",
             "this server has no such service or method".to_owned(),
-        ),
-        code => (code, "TRANSPORT", status.message().to_owned()),
+        )
+    } else {
+        (status.code(), "TRANSPORT", message.to_owned())
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Some(Status::with_error_details(code, message, details))

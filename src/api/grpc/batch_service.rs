@@ -1,6 +1,7 @@
 //! `sooner.v1.BatchService`: each call is convert, ask the engine, render.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -97,7 +98,7 @@ impl BatchService for BatchApi {
             stream,
         } = self.accept(deadline, submission).await?;
         let feed = self.engine.follow(&batch, Order::Completion(Sequence(0)))?;
-        let head = batch.head.clone();
+        let head = Arc::clone(&batch.head);
         let reader = Reader::new(feed, batch, stream, self.terms(deadline, progress));
         let results = messages(reader, move |event| match event {
             Event::Results(records, batch) => records
@@ -327,10 +328,10 @@ fn check_uid(batch: &Batch, uid: &str) -> Result<()> {
         .with("batch_uid", batch.head.uid))
 }
 
-/// The messages that `render` makes of a reader's events, in order; an error ends them.
+/// The messages that `say` makes of a reader's events, in order; an error ends them.
 fn messages<T: Send + 'static>(
     reader: Reader,
-    render: impl Fn(Event) -> Vec<T> + Send + 'static,
+    say: impl Fn(Event) -> Vec<T> + Send + 'static,
 ) -> Messages<T> {
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
@@ -338,7 +339,7 @@ fn messages<T: Send + 'static>(
     });
     // All that one event brings is ready at once, so that the transport packs it into few frames.
     let chunks = events.map(move |event| match event {
-        Ok(event) => render(event).into_iter().map(Ok).collect(),
+        Ok(event) => say(event).into_iter().map(Ok).collect(),
         Err(error) => vec![Err(Status::from(error))],
     });
     Box::pin(chunks.flat_map(stream::iter))

@@ -146,7 +146,7 @@ impl Tail {
     pub(super) async fn follow(&mut self) {
         let bytes_max = self.bytes_max;
         read_all(&mut self.from, &mut self.bytes, |bytes| {
-            keep_last(bytes, bytes_max)
+            keep_last(bytes, bytes_max);
         })
         .await;
     }

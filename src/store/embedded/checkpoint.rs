@@ -76,7 +76,7 @@ impl Checkpointer {
         let db = schema::connect(path, Role::Checkpointer)?;
         let (stop, stopped) = mpsc::channel();
         let thread = tasks::thread("sooner-checkpoint", move || {
-            run(&db, &checkpoints, &fatal, &stopped)
+            run(&db, &checkpoints, &fatal, &stopped);
         });
         Ok(Self {
             stop,

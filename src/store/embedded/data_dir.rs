@@ -95,6 +95,12 @@ impl DataDir {
         &self.path
     }
 
+    /// Makes the names of the files durable. SQLite creates its log without seeing to that: a log
+    /// whose name is lost with the power takes what was acknowledged with it.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
     /// Sets room aside, as far as there is some. Answers whether it is there.
     pub(crate) fn keep_ballast(&self) -> bool {
         let path = self.ballast();

@@ -433,7 +433,10 @@ impl<'a> Group<'a> {
                     finished: row.batch.total,
                     ..CancelCounts::default()
                 }),
-                _ => Err(StoreError::Ended.into()),
+                BatchState::Open
+                | BatchState::Running
+                | BatchState::Completed
+                | BatchState::Cancelling => Err(StoreError::Ended.into()),
             };
         };
         let Batch {

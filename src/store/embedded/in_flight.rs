@@ -83,7 +83,7 @@ impl InFlight {
             );
             touched.add(slot);
         }
-        self.write(touched)
+        self.write(&touched)
     }
 
     /// Notes the process group that computes an item.
@@ -104,7 +104,7 @@ impl InFlight {
         );
         let mut touched = Touched::default();
         touched.add(slot);
-        self.write(touched)
+        self.write(&touched)
     }
 
     /// Notes leases that have ended.
@@ -117,7 +117,7 @@ impl InFlight {
                 touched.add(slot);
             }
         }
-        self.write(touched)
+        self.write(&touched)
     }
 
     fn put(&mut self, slot: usize, content: Option<Interrupted>) {
@@ -129,8 +129,8 @@ impl InFlight {
     }
 
     /// Writes the stretch of slots that changed. Slots are given out lowest first, so it is short.
-    fn write(&self, touched: Touched) -> io::Result<()> {
-        let Touched(Some((first, last))) = touched else {
+    fn write(&self, touched: &Touched) -> io::Result<()> {
+        let &Touched(Some((first, last))) = touched else {
             return Ok(());
         };
         let (from, to) = (first * SLOT_BYTES, (last + 1) * SLOT_BYTES);

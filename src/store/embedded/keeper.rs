@@ -225,9 +225,9 @@ impl Keeper {
         self.shared.hints.journals_grew(effects.changed.into_iter());
         queues.sort_unstable();
         queues.dedup();
-        queues
-            .iter()
-            .for_each(|queue| self.shared.hints.work_came(queue));
+        for queue in &queues {
+            self.shared.hints.work_came(queue);
+        }
         if held_back {
             self.shared.hints.work_came_everywhere();
         }

@@ -108,6 +108,9 @@ impl Store {
     /// Opens the store of a data directory, or creates one, and brings it back to where it was.
     ///
     /// Blocks; call it before serving.
+    ///
+    /// # Panics
+    /// If this was built with an `SQLite` that is too old to be trusted.
     pub fn open(options: &StoreOptions) -> Result<(Self, Recovered), OpenError> {
         assert!(
             schema::sqlite_is_fit(),
@@ -129,6 +132,7 @@ impl Store {
         // Only now: the marks are durable.
         let in_flight = InFlight::create(&dir.in_flight()).map_err(io)?;
         dir.keep_ballast();
+        dir.sync_names().map_err(io)?;
 
         let fatal = CancellationToken::new();
         let checkpoints = Arc::new(Checkpoints::default());
@@ -177,10 +181,11 @@ impl Store {
 
     /// Creates a batch, all or nothing, or finds the one that an equal submit created.
     pub async fn create_batch(&self, batch: NewBatch) -> Result<Created, StoreError> {
-        match self.0.writer.ask(Request::Create(Box::new(batch))).await? {
-            Answer::Created(created) => Ok(*created),
-            other => unreachable!("a create is answered by its batch, not {other:?}"),
-        }
+        let Answer::Created(created) = self.0.writer.ask(Request::Create(Box::new(batch))).await?
+        else {
+            unreachable!("a create is answered by its batch");
+        };
+        Ok(*created)
     }
 
     /// Appends items to an open batch, from index `first` on, and answers how many it has then.
@@ -190,7 +195,7 @@ impl Store {
         first: u32,
         items: Vec<ItemSpec>,
     ) -> Result<u32, StoreError> {
-        match self
+        let Answer::Accepted(count) = self
             .0
             .writer
             .ask(Request::Append {
@@ -199,26 +204,27 @@ impl Store {
                 items,
             })
             .await?
-        {
-            Answer::Accepted(count) => Ok(count),
-            other => unreachable!("an append is answered by a count, not {other:?}"),
-        }
+        else {
+            unreachable!("an append is answered by a count");
+        };
+        Ok(count)
     }
 
     /// Says that the open batch has all its items, `total` of them. It may be over by that.
     pub async fn seal(&self, batch: BatchNo, total: u32) -> Result<Batch, StoreError> {
-        match self.0.writer.ask(Request::Seal { batch, total }).await? {
-            Answer::Batch(batch) => Ok(*batch),
-            other => unreachable!("a seal is answered by its batch, not {other:?}"),
-        }
+        let Answer::Batch(batch) = self.0.writer.ask(Request::Seal { batch, total }).await? else {
+            unreachable!("a seal is answered by its batch");
+        };
+        Ok(*batch)
     }
 
     /// Ends leases, each with its verdict, in order.
     pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Verdict>, StoreError> {
-        match self.0.writer.ask(Request::Settle(settlements)).await? {
-            Answer::Settled(verdicts) => Ok(verdicts),
-            other => unreachable!("a settlement is answered by verdicts, not {other:?}"),
-        }
+        let Answer::Settled(verdicts) = self.0.writer.ask(Request::Settle(settlements)).await?
+        else {
+            unreachable!("a settlement is answered by verdicts");
+        };
+        Ok(verdicts)
     }
 
     /// Cancels a batch. Once it answers, no attempt of it starts any more.
@@ -250,10 +256,10 @@ impl Store {
     }
 
     async fn cancel(&self, request: Request) -> Result<CancelCounts, StoreError> {
-        match self.0.writer.ask(request).await? {
-            Answer::Cancelled(counts) => Ok(counts),
-            other => unreachable!("a cancel is answered by counts, not {other:?}"),
-        }
+        let Answer::Cancelled(counts) = self.0.writer.ask(request).await? else {
+            unreachable!("a cancel is answered by counts");
+        };
+        Ok(counts)
     }
 
     /// Leases up to `want` due items of a queue, taking turns between its batches. Answers at once.
@@ -367,12 +373,12 @@ impl Store {
     ) -> Result<Vec<u32>, StoreError> {
         let found = self.0.readers.run(move |db, _| {
             let total = rows::batch(db, batch)?.map_or(0, |row| row.batch.total);
-            let index_of = |id: &Box<str>| {
+            let index_of = |id: &str| {
                 let index = rows::index_of(db, batch, total, id)?;
-                Ok(index.ok_or_else(|| id.clone()))
+                Ok(index.ok_or_else(|| id.into()))
             };
             ids.iter()
-                .map(index_of)
+                .map(|id| index_of(id))
                 .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
         });
         found.await?.map_err(StoreError::NoItem)
@@ -452,7 +458,9 @@ impl Store {
                 .scheduler
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            grants.iter().for_each(|grant| scheduler.take_back(grant));
+            for grant in grants {
+                scheduler.take_back(grant);
+            }
         }
         shared.trace(|in_flight| in_flight.end(grants.iter().map(|grant| grant.token.item)));
     }

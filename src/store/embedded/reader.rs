@@ -48,12 +48,12 @@ impl Readers {
             readings.push(Arc::clone(&reading));
             let queue = Arc::clone(&queue);
             threads.push(tasks::thread("sooner-reader", move || {
-                read(&db, &reading, &queue)
+                read(&db, &reading, &queue);
             }));
         }
         let (stop_watchdog, stopped) = mpsc::channel();
         threads.push(tasks::thread("sooner-read-watchdog", move || {
-            watch(&readings, &stopped)
+            watch(&readings, &stopped);
         }));
         Ok(Self {
             jobs: Mutex::new(Some(jobs)),
@@ -75,7 +75,7 @@ impl Readers {
             let outcome = loop {
                 match job(db, part) {
                     Err(error) if is_interrupt(&error) && part < limits::PAGE_RECORDS_MAX => {
-                        part *= 2
+                        part *= 2;
                     }
                     outcome => break outcome,
                 }

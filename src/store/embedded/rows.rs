@@ -503,8 +503,8 @@ fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
     };
     let (ending, meta) = decoded.unwrap_or_else(|| corrupt(terminal));
     let record = Record {
-        sequence: Sequence((id & i64::from(u32::MAX)) as u32),
-        index: (item & i64::from(u32::MAX)) as u32,
+        sequence: Sequence(lower_half(id)),
+        index: lower_half(item),
         id: meta.id,
         ending,
         attempts,
@@ -514,6 +514,11 @@ fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
         finished: Timestamp(finished),
     };
     Ok((record, meta.nonce))
+}
+
+/// The index or sequence in a packed key.
+fn lower_half(key: i64) -> u32 {
+    u32::try_from(key & i64::from(u32::MAX)).expect("32 bits are left")
 }
 
 /// What is shown of a record whose checksum does not match: its state where that is readable, an

@@ -143,8 +143,12 @@ pub(crate) fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<(i64, 
 }
 
 fn settle_in(db: &Connection, role: Role) -> rusqlite::Result<()> {
-    let mode: String = db.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
-    debug_assert_eq!(mode, "wal");
+    // Stepped to its end: an I/O error on the way to WAL shows only at the second step.
+    let modes = db
+        .prepare("PRAGMA journal_mode=WAL")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
+    assert_eq!(modes, ["wal"], "SQLite has switched to the write-ahead log");
     // FULL: the WAL is synced before COMMIT returns. The file does not remember it.
     db.pragma_update(None, "synchronous", "FULL")?;
     // A checkpoint inside COMMIT stalls it, and swallows the error if its sync fails.

@@ -117,7 +117,7 @@ impl Writer {
         let room = Arc::new(Semaphore::new(kibibytes(limits::WRITER_QUEUE_BYTES_MAX)));
         let given_back = Arc::clone(&room);
         let thread = tasks::thread("sooner-writer", move || {
-            write(keeper, operations, &given_back)
+            write(keeper, operations, &given_back);
         });
         Self {
             queue: Mutex::new(Some(queue)),
