@@ -1,19 +1,13 @@
 //! From flags, environment and file to checked settings.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::{
-    Config, ConfigError, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
-    StoreConfig, file, parse_duration, parse_size, processors,
-};
-use crate::base::{limits, telemetry};
+use super::check::Check;
+use super::{Config, ConfigError, HandlerConfig, file};
+use crate::base::limits;
 use crate::domain::ids::QueueName;
-use crate::domain::retry::RetrySettings;
-use crate::engine::ItemLog;
-use crate::handler::{Environment, ExecSettings};
+use crate::handler::ExecSettings;
 
 /// Where the settings come from, apart from the defaults.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +33,7 @@ const DEFAULT_FILE: &str = "sooner.toml";
 
 const ENVIRONMENT_PREFIX: &str = "SOONER_";
 
-type Checked<T> = Result<T, ConfigError>;
+pub(super) type Checked<T> = Result<T, ConfigError>;
 
 /// Reads and checks all settings.
 pub fn load(layers: &Layers) -> Checked<Config> {
@@ -148,293 +142,10 @@ fn put(table: &mut toml::Table, keys: &[String], value: toml::Value) {
     }
 }
 
-/// Checks values and says where a wrong one stands.
-struct Check {
-    place: String,
-}
-
-impl Check {
-    fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
-        ConfigError::new(&self.place, format!("{key}: {problem}"))
-    }
-
-    fn duration(&self, key: &str, text: Option<&String>, default: Duration) -> Checked<Duration> {
-        text.map_or(Ok(default), |text| {
-            parse_duration(text).map_err(|problem| self.wrong(key, problem))
-        })
-    }
-
-    fn size(
-        &self,
-        key: &str,
-        text: Option<&String>,
-        default: usize,
-        most: usize,
-    ) -> Checked<usize> {
-        let Some(text) = text else { return Ok(default) };
-        let bytes = parse_size(text).map_err(|problem| self.wrong(key, problem))?;
-        if bytes == 0 || bytes > most {
-            return Err(self.wrong(key, format!("{text:?} is not between 1 and {most} bytes")));
-        }
-        Ok(bytes)
-    }
-
-    fn count(
-        &self,
-        key: &str,
-        number: Option<usize>,
-        default: usize,
-        most: usize,
-    ) -> Checked<usize> {
-        match number {
-            Some(number) if number == 0 || number > most => {
-                Err(self.wrong(key, format!("{number} is not between 1 and {most}")))
-            }
-            number => Ok(number.unwrap_or(default)),
-        }
-    }
-
-    fn server(&self, server: &file::Server, layers: &Layers) -> Checked<ServerConfig> {
-        let insecure = layers.insecure || server.insecure.unwrap_or(false);
-        let (place, text) = match (&layers.listen, &server.listen) {
-            (Some(flag), _) => ("--listen".to_owned(), flag.as_str()),
-            (None, Some(key)) => (format!("{}: server.listen", self.place), key.as_str()),
-            (None, None) => (String::new(), "127.0.0.1:50051"),
-        };
-        let listen: SocketAddr = text.parse().map_err(|_| {
-            ConfigError::new(
-                &place,
-                format!("{text:?} is not an address such as \"127.0.0.1:50051\""),
-            )
-        })?;
-        if !listen.ip().is_loopback() && !insecure {
-            return Err(ConfigError::new(
-                place,
-                format!(
-                    "{listen} can be reached from other machines, and nothing guards it; if something in front of it does, say --insecure"
-                ),
-            ));
-        }
-        let threads = (processors() / 2).clamp(1, 4);
-        Ok(ServerConfig {
-            listen,
-            insecure,
-            drain_grace: self.duration(
-                "server.drain_grace",
-                server.drain_grace.as_ref(),
-                Duration::from_secs(30),
-            )?,
-            disconnect_grace: self.duration(
-                "server.disconnect_grace",
-                server.disconnect_grace.as_ref(),
-                Duration::from_secs(10),
-            )?,
-            io_threads: self.count("server.io_threads", server.io_threads, threads, 256)?,
-        })
-    }
-
-    fn store(&self, store: &file::Store, layers: &Layers) -> Checked<StoreConfig> {
-        if let Some(data_dir) = &layers.data_dir {
-            return Ok(StoreConfig {
-                data_dir: data_dir.clone(),
-            });
-        }
-        let url = store.url.as_deref().unwrap_or("sqlite:sooner-data");
-        match url.strip_prefix("sqlite:").filter(|path| !path.is_empty()) {
-            Some(path) => Ok(StoreConfig {
-                data_dir: path.into(),
-            }),
-            None => Err(self.wrong(
-                "store.url",
-                format!("{url:?} is not of the form \"sqlite:DIRECTORY\""),
-            )),
-        }
-    }
-
-    fn limits(&self, wire: &file::Limits) -> Checked<LimitsConfig> {
-        let input = wire.input_bytes.as_ref();
-        let input_bytes = self.size(
-            "limits.input_bytes",
-            input,
-            limits::INPUT_BYTES_MAX,
-            limits::INPUT_BYTES_CEILING,
-        )?;
-        let needed = limits::message_bytes_max(input_bytes);
-        let message = wire.message_bytes.as_ref();
-        Ok(LimitsConfig {
-            submit_items: self.count(
-                "limits.submit_items",
-                wire.submit_items,
-                limits::SUBMIT_ITEMS_MAX,
-                1_000_000,
-            )?,
-            input_bytes,
-            output_bytes: self.size(
-                "limits.output_bytes",
-                wire.output_bytes.as_ref(),
-                limits::OUTPUT_BYTES_MAX,
-                limits::OUTPUT_BYTES_MAX,
-            )?,
-            message_bytes: self.size("limits.message_bytes", message, needed, 1 << 30)?,
-        })
-    }
-
-    fn log(&self, log: &file::Log) -> Checked<LogConfig> {
-        let format = match log.format.as_deref() {
-            None | Some("auto") => telemetry::Format::Auto,
-            Some("text") => telemetry::Format::Text,
-            Some("json") => telemetry::Format::Json,
-            Some(other) => {
-                return Err(
-                    self.wrong("log.format", format!("{other:?} is not auto, text or json"))
-                );
-            }
-        };
-        let items = match log.items.as_deref() {
-            None | Some("failed") => ItemLog::Failed,
-            Some("all") => ItemLog::All,
-            Some("none") => ItemLog::None,
-            Some(other) => {
-                return Err(
-                    self.wrong("log.items", format!("{other:?} is not all, failed or none"))
-                );
-            }
-        };
-        Ok(LogConfig {
-            format,
-            filter: log.filter.clone().unwrap_or_else(|| "info".to_owned()),
-            items,
-        })
-    }
-
-    fn queue(&self, name: &str, queue: &file::Queue) -> Checked<(QueueName, QueueConfig)> {
-        let key = |field: &str| format!("queues.{name}.{field}");
-        let queue_name = QueueName::parse(name)
-            .map_err(|problem| self.wrong(&format!("queues.{name}"), problem))?;
-        let default = Config::default_queue();
-        let config = QueueConfig {
-            handler: self.handler(name, queue)?,
-            slots: self.count(&key("slots"), queue.slots, default.slots, limits::SLOTS_MAX)?,
-            item_timeout: self.duration(
-                &key("item_timeout"),
-                queue.item_timeout.as_ref(),
-                default.item_timeout,
-            )?,
-            retry: self.retry(name, queue)?,
-        };
-        if config.item_timeout < Duration::from_millis(1) {
-            return Err(self.wrong(&key("item_timeout"), "is below the minimum 1ms"));
-        }
-        Ok((queue_name, config))
-    }
-
-    fn handler(&self, name: &str, queue: &file::Queue) -> Checked<Option<HandlerConfig>> {
-        let key = |field: &str| format!("queues.{name}.{field}");
-        let Some(handler) = &queue.handler else {
-            return Ok(None);
-        };
-        match (&handler.exec, &handler.echo) {
-            (Some(command), None) => {
-                let most = limits::OUTPUT_BYTES_MAX;
-                let environment = Environment::Clean {
-                    pass: queue.env_pass.clone(),
-                    set: queue.env.clone(),
-                };
-                Ok(Some(HandlerConfig::Exec(ExecSettings {
-                    command: command.clone(),
-                    environment,
-                    kill_grace: self.duration(
-                        &key("kill_grace"),
-                        queue.kill_grace.as_ref(),
-                        EXEC_KILL_GRACE,
-                    )?,
-                    output_bytes_max: self.size(
-                        &key("output_max"),
-                        queue.output_max.as_ref(),
-                        most,
-                        most,
-                    )?,
-                    stderr_bytes_max: self.size(
-                        &key("stderr_max"),
-                        queue.stderr_max.as_ref(),
-                        limits::ERROR_MESSAGE_BYTES_MAX,
-                        limits::ERROR_MESSAGE_BYTES_MAX,
-                    )?,
-                    content_type: queue.content_type.clone().unwrap_or_default(),
-                })))
-            }
-            (None, Some(echo)) => {
-                let delay = self.duration(
-                    &key("handler.echo.delay"),
-                    echo.delay.as_ref(),
-                    Duration::ZERO,
-                )?;
-                Ok(Some(HandlerConfig::Echo { delay }))
-            }
-            _ => Err(self.wrong(&key("handler"), "names one of exec and echo")),
-        }
-    }
-
-    fn retry(&self, name: &str, queue: &file::Queue) -> Checked<RetrySettings> {
-        let retry = &queue.retry;
-        let key = |field: &str| format!("queues.{name}.retry.{field}");
-        let bounded = |field: &str, value: Option<f64>, low: f64, high: f64| match value {
-            Some(value) if !(low..=high).contains(&value) => Err(self.wrong(
-                &key(field),
-                format!("{value} is not between {low} and {high}"),
-            )),
-            Some(_) | None => Ok(()),
-        };
-        bounded(
-            "max_attempts",
-            retry.max_attempts.map(f64::from),
-            1.0,
-            1000.0,
-        )?;
-        bounded("multiplier", retry.multiplier, 1.0, 100.0)?;
-        bounded("jitter", retry.jitter, 0.0, 1.0)?;
-        bounded("max_crashes", queue.max_crashes.map(f64::from), 1.0, 100.0)?;
-        let optional = |field: &str, text: &Option<String>| {
-            text.as_ref()
-                .map(|text| {
-                    parse_duration(text).map_err(|problem| self.wrong(&key(field), problem))
-                })
-                .transpose()
-        };
-        Ok(RetrySettings {
-            max_attempts: retry.max_attempts,
-            initial_backoff: optional("initial_backoff", &retry.initial_backoff)?,
-            max_backoff: optional("max_backoff", &retry.max_backoff)?,
-            multiplier: retry.multiplier,
-            jitter: retry.jitter,
-            non_retryable_reasons: retry
-                .non_retryable_reasons
-                .iter()
-                .map(|reason| reason.as_str().into())
-                .collect(),
-            max_crashes: queue.max_crashes,
-        })
-    }
-}
-
-/// The settings of a command that stands on the command line.
-pub fn command_line_handler(command: Vec<String>, environment: Environment) -> ExecSettings {
-    ExecSettings {
-        command,
-        environment,
-        kill_grace: EXEC_KILL_GRACE,
-        output_bytes_max: limits::OUTPUT_BYTES_MAX,
-        stderr_bytes_max: limits::ERROR_MESSAGE_BYTES_MAX,
-        content_type: String::new(),
-    }
-}
-
-/// How long a program has between TERM and KILL unless its queue says otherwise.
-const EXEC_KILL_GRACE: Duration = Duration::from_secs(5);
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
 

@@ -3,6 +3,7 @@
 //! A setting comes from a flag, else the environment (`SOONER_SERVER__LISTEN`), else the file, else
 //! its default. Keys that are not known are errors. After this floor no string is parsed any more.
 
+mod check;
 mod file;
 mod layers;
 mod quantity;
@@ -12,7 +13,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::layers::{Layers, command_line_handler, load};
+pub use self::check::command_line_handler;
+pub use self::layers::{Layers, load};
 pub use self::quantity::{parse_duration, parse_size};
 use crate::base::limits;
 use crate::base::telemetry;

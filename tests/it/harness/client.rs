@@ -5,9 +5,12 @@ use sooner::wire::{
     CreateBatchRequest, ItemResult, ItemSpec, Payload, SubmitBatchRequest, WatchBatchRequest,
     WatchBatchResponse, payload, watch_batch_response::Message,
 };
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
+
+use super::within;
 
 /// The generated client.
 pub(crate) type Stub = BatchServiceClient<Channel>;

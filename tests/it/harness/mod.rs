@@ -1,7 +1,21 @@
-//! The nouns of the stories: a server in a process of its own, clients, batches.
+//! The nouns of the stories: a server in a process of its own, clients, batches, gates.
 
 pub(crate) mod client;
+pub(crate) mod gates;
 pub(crate) mod server;
 
-pub(crate) use self::client::{Client, item};
-pub(crate) use self::server::{Server, ServerSetup};
+use std::panic::Location;
+
+pub(crate) use self::client::{Client, all, item};
+pub(crate) use self::gates::Gates;
+pub(crate) use self::server::{PATIENCE, Server, ServerSetup};
+
+/// Waits for what must come, but not for ever: silence fails the test and names the caller's line.
+#[track_caller]
+pub(crate) fn within<F: Future>(awaited: F) -> impl Future<Output = F::Output> {
+    let line = Location::caller();
+    async move {
+        let came = tokio::time::timeout(PATIENCE, awaited).await;
+        came.unwrap_or_else(|_| panic!("{line}: nothing came within {PATIENCE:?}"))
+    }
+}

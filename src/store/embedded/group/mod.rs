@@ -1,0 +1,218 @@
+//! One transaction: the operations that were waiting, checked, staged and written together.
+//!
+//! An operation is checked against the scheduler as the group's earlier operations left it, so that
+//! two equal submits, or a finish and a cancel of one item, cannot both pass. What it changes in the
+//! scheduler either can be taken back ([`Undo`]) or waits in [`Effects`] until the commit: nothing
+//! new is granted or visible before.
+
+mod cancel;
+mod settle;
+mod submit;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+use tokio_util::sync::CancellationToken;
+
+use super::rows;
+use super::scheduler::{LiveBatch, Past, Scheduler, Undo};
+use super::writer::{Answer, Request};
+use crate::base::clock::Timestamp;
+use crate::domain::batch::{BatchEvent, BatchState};
+use crate::domain::ids::{BatchNo, ItemKey, Sequence};
+use crate::domain::item::Record;
+use crate::store::StoreError;
+
+/// A group being staged.
+pub(crate) struct Group<'a> {
+    db: &'a Connection,
+    scheduler: &'a Mutex<Scheduler>,
+    now: Timestamp,
+    undo: Vec<Undo>,
+    touched: BTreeMap<BatchNo, Before>,
+    effects: Effects,
+}
+
+/// What happens once the group is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Batches that are new.
+    pub(crate) admitted: Vec<LiveBatch>,
+    /// Batches that have more items.
+    pub(crate) extended: Vec<BatchNo>,
+    /// Items that get another turn.
+    pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
+    /// Items whose lease or life is over.
+    pub(crate) ended: Vec<ItemKey>,
+    /// Whom to ask to stop.
+    pub(crate) stops: Vec<CancellationToken>,
+    /// Batches of which remaining items are to be recorded as cancelled.
+    pub(crate) cancelled: Vec<BatchNo>,
+    /// Batches that are over.
+    pub(crate) retired: Vec<BatchNo>,
+    /// Batches about which something changed.
+    pub(crate) changed: Vec<BatchNo>,
+}
+
+/// A batch before the group touched it.
+struct Before {
+    state: BatchState,
+    total: u32,
+    cancel_reason: Box<str>,
+    swept: u32,
+}
+
+/// Why an operation, or the whole group, does not go through.
+pub(crate) enum Refusal {
+    /// This operation is refused; the others go on.
+    Refused(StoreError),
+    /// The database failed.
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl<'a> Group<'a> {
+    /// An empty group. The caller has begun a transaction on `db`.
+    pub(crate) fn new(db: &'a Connection, scheduler: &'a Mutex<Scheduler>, now: Timestamp) -> Self {
+        let (undo, touched, effects) = (Vec::new(), BTreeMap::new(), Effects::default());
+        Self {
+            db,
+            scheduler,
+            now,
+            undo,
+            touched,
+            effects,
+        }
+    }
+
+    /// Checks and stages one operation.
+    pub(crate) fn stage(&mut self, request: &Request) -> Result<Answer, Refusal> {
+        match request {
+            Request::Create(batch) => self
+                .create(batch)
+                .map(|created| Answer::Created(Box::new(created))),
+            Request::Append {
+                batch,
+                first,
+                items,
+            } => self.append(*batch, *first, items).map(Answer::Accepted),
+            Request::Seal { batch, total } => self
+                .seal(*batch, *total)
+                .map(|batch| Answer::Batch(Box::new(batch))),
+            Request::Settle(settlements) => {
+                let verdicts = settlements.iter().map(|settlement| self.settle(settlement));
+                verdicts.collect::<Result<_, _>>().map(Answer::Settled)
+            }
+            Request::Cancel {
+                batch,
+                items,
+                reason,
+            } => {
+                let counts = match items {
+                    Some(indexes) => self.cancel_items(*batch, indexes),
+                    None => self.cancel_batch(*batch, reason),
+                }?;
+                Ok(Answer::Cancelled(counts))
+            }
+        }
+    }
+
+    /// Writes what has changed about each batch; those whose items have all ended are over.
+    pub(crate) fn close(&mut self) -> rusqlite::Result<()> {
+        let mut scheduler = self
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for &no in self.touched.keys() {
+            let batch = scheduler
+                .batch_mut(no)
+                .expect("a touched batch is not over yet");
+            let all_ended = batch.tally.terminal() == batch.staged_total;
+            let over = all_ended
+                .then(|| batch.state.apply(BatchEvent::ItemsEnded).ok())
+                .flatten();
+            let mut snapshot = batch.snapshot();
+            if let Some(state) = over {
+                batch.state = state;
+                snapshot.state = state;
+                snapshot.finished = Some(self.now);
+                self.effects.retired.push(no);
+            }
+            self.effects.changed.push(no);
+            rows::update_batch(self.db, &snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// The group is durable: what is left to do.
+    pub(crate) fn into_effects(self) -> Effects {
+        self.effects
+    }
+
+    /// The group is not durable: takes everything back that it staged.
+    pub(crate) fn take_back(self) {
+        let mut scheduler = lock(self.scheduler);
+        scheduler.undo(self.undo);
+        for (no, before) in self.touched {
+            let batch = scheduler
+                .batch_mut(no)
+                .expect("a batch is let go only after a commit");
+            batch.state = before.state;
+            batch.staged_total = before.total;
+            batch.cancel_reason = before.cancel_reason;
+            batch.swept = before.swept;
+            scheduler.wake(no);
+        }
+    }
+
+    /// Gives a record its sequence and writes it.
+    pub(super) fn record(
+        &mut self,
+        scheduler: &mut MutexGuard<'_, Scheduler>,
+        no: BatchNo,
+        mut record: Record,
+        nonce: u128,
+    ) -> rusqlite::Result<Sequence> {
+        let item = ItemKey {
+            batch: no,
+            index: record.index,
+        };
+        self.touch(scheduler, no);
+        record.sequence = scheduler.end(item, record.ending.state(), &mut self.undo);
+        rows::insert_result(self.db, no, &record, nonce)?;
+        self.effects.ended.push(item);
+        Ok(record.sequence)
+    }
+
+    /// The batch, if it is not over, remembered as it was before this group.
+    pub(super) fn touch<'s>(
+        &mut self,
+        scheduler: &'s mut MutexGuard<'_, Scheduler>,
+        no: BatchNo,
+    ) -> Option<&'s mut LiveBatch> {
+        let batch = scheduler.batch_mut(no)?;
+        self.touched.entry(no).or_insert_with(|| Before {
+            state: batch.state,
+            total: batch.staged_total,
+            cancel_reason: batch.cancel_reason.clone(),
+            swept: batch.swept,
+        });
+        Some(batch)
+    }
+}
+
+fn lock(scheduler: &Mutex<Scheduler>) -> MutexGuard<'_, Scheduler> {
+    scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,127 @@
+//! Staging the end of a lease: with a result, or with another attempt.
+
+use super::{Group, Refusal, lock};
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::ids::{LeaseToken, Sequence};
+use crate::domain::item::{Ending, Record};
+use crate::store::embedded::codec::AttemptMeta;
+use crate::store::embedded::rows::{self, AttemptKind, AttemptRow};
+use crate::store::embedded::scheduler::{Past, Standing};
+use crate::store::{LeaseEnd, Settlement, StoreError, Verdict};
+
+impl Group<'_> {
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Verdict, Refusal> {
+        let token = settlement.token;
+        let standing = lock(self.scheduler).standing(token);
+        let by_batch = lock(self.scheduler)
+            .batch(token.item.batch)
+            .is_some_and(|batch| !batch.is_active());
+        match (standing, &settlement.end) {
+            (Standing::Held, LeaseEnd::Finish(ending))
+            | (Standing::Cancelled, LeaseEnd::Finish(ending @ Ending::Succeeded(_))) => self
+                .finish(settlement, ending.clone())
+                .map(Verdict::Recorded),
+            (
+                Standing::Held,
+                LeaseEnd::Release {
+                    due,
+                    error,
+                    charged,
+                },
+            ) => {
+                self.release(settlement, (*due, error, *charged))?;
+                Ok(Verdict::Released)
+            }
+            (Standing::Cancelled, LeaseEnd::Finish(_) | LeaseEnd::Release { .. }) => {
+                let reason = if by_batch {
+                    Reason::BATCH_CANCELLED
+                } else {
+                    Reason::ITEM_CANCELLED
+                };
+                let error = ItemError::of(reason, "cancelled while it ran");
+                self.finish(settlement, Ending::Cancelled(error))
+                    .map(Verdict::Cancelled)
+            }
+            (Standing::Lost, _) => Ok(Verdict::Superseded),
+            (Standing::Terminal | Standing::Gone, _) => {
+                Ok(match rows::result_of(self.db, token.item)? {
+                    Some((record, nonce)) if nonce == token.nonce => {
+                        Verdict::AlreadyMine(record.sequence)
+                    }
+                    Some(_) => Verdict::Superseded,
+                    None => Verdict::Gone,
+                })
+            }
+        }
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        settlement: &Settlement,
+        ending: Ending,
+    ) -> Result<Sequence, Refusal> {
+        let record = Record {
+            sequence: Sequence(0),
+            index: settlement.token.item.index,
+            id: settlement.id.clone(),
+            ending,
+            attempts: settlement.spent,
+            worker: settlement.worker.clone(),
+            queued: settlement.queued,
+            ran: settlement.ran,
+            finished: self.now,
+        };
+        let mut scheduler = lock(self.scheduler);
+        self.record(
+            &mut scheduler,
+            settlement.token.item.batch,
+            record,
+            settlement.token.nonce,
+        )
+        .map_err(Refusal::Failed)
+    }
+
+    pub(super) fn release(
+        &mut self,
+        settlement: &Settlement,
+        (due, error, charged): (Timestamp, &ItemError, bool),
+    ) -> Result<(), Refusal> {
+        let LeaseToken { item, attempt, .. } = settlement.token;
+        let mut scheduler = lock(self.scheduler);
+        let batch = self
+            .touch(&mut scheduler, item.batch)
+            .ok_or(StoreError::Ended)?;
+        let before = batch.pasts.get(&item.index).copied().unwrap_or_default();
+        let past = Past {
+            attempts: attempt,
+            spent: settlement.spent,
+            releases: before.releases + u32::from(!charged),
+            ..before
+        };
+        scheduler.end_lease(item, &mut self.undo);
+        drop(scheduler);
+        let meta = AttemptMeta {
+            error: Some(error.clone()),
+            started_ms: Some(settlement.started.0),
+            worker: settlement.worker.clone(),
+        };
+        let kind = if charged {
+            AttemptKind::Failed
+        } else {
+            AttemptKind::Released
+        };
+        let row = AttemptRow {
+            item,
+            number: attempt,
+            kind,
+            ended: self.now,
+            next: due,
+            meta,
+        };
+        rows::insert_attempt(self.db, &row)?;
+        self.effects.ended.push(item);
+        self.effects.resumed.push((item, past, due));
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! The table of batches.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
+
+use super::{Sql, cached, crc, damaged};
+use crate::base::clock::Timestamp;
+use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, RequestId};
+use crate::domain::tally::Tally;
+use crate::store::embedded::codec;
+use crate::store::{Content, NewBatch};
+
+/// The tenant of every batch as long as nobody authenticates.
+const TENANT: &str = "default";
+
+const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
+     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind";
+
+/// A batch as its row tells it, with the keys of its submission.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchRow {
+    pub(crate) batch: Batch,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) last_sequence: u32,
+    pub(crate) appended: bool,
+}
+
+/// Inserts a batch and answers its number.
+pub(crate) fn insert_batch(
+    db: &Connection,
+    new: &NewBatch,
+    state: BatchState,
+    now: Timestamp,
+) -> Sql<BatchNo> {
+    let id = new.id.clone().unwrap_or_else(|| BatchId::from(new.uid));
+    let (items, kind) = match &new.content {
+        Content::Whole(items) => (items.len(), 0),
+        Content::Appended => (0, 1),
+    };
+    let options = codec::encode_options(&new.options, new.on_disconnect);
+    let uid = new.uid.0.as_bytes();
+    cached(
+        db,
+        "INSERT INTO batches(tenant, public_id, request_id, uid, fingerprint, kind, state, items, \
+         created_ms, queue, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+    )?
+    .execute(params![
+        TENANT,
+        id.as_str(),
+        new.request_id.as_ref().map(RequestId::as_str),
+        uid,
+        new.fingerprint.0,
+        kind,
+        state as u8,
+        i64::try_from(items).unwrap_or(i64::MAX),
+        now.0,
+        new.queue.as_str(),
+        crc(&[uid, &options]),
+        options,
+    ])?;
+    let no = u32::try_from(db.last_insert_rowid())
+        .ok()
+        .filter(|&no| no <= i32::MAX.cast_unsigned());
+    Ok(BatchNo(no.ok_or(
+        rusqlite::Error::IntegralValueOutOfRange(0, db.last_insert_rowid()),
+    )?))
+}
+
+/// Writes what has changed about a batch.
+pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
+    let tally = batch.tally;
+    cached(
+        db,
+        "UPDATE batches SET state=?, items=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
+         finished_ms=?, cancel_reason=? WHERE id=?",
+    )?
+    .execute(params![
+        batch.state as u8,
+        batch.total,
+        tally.succeeded,
+        tally.failed,
+        tally.cancelled,
+        tally.expired,
+        tally.terminal(),
+        batch.finished.map(|at| at.0),
+        batch.cancel_reason,
+        batch.head.no.0,
+    ])?;
+    Ok(())
+}
+
+/// The batch of that number.
+pub(crate) fn batch(db: &Connection, no: BatchNo) -> Sql<Option<BatchRow>> {
+    cached(
+        db,
+        &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id=?"),
+    )?
+    .query_row([no.0], read_batch)
+    .optional()
+}
+
+/// The batch of that name.
+pub(crate) fn batch_by_id(db: &Connection, id: &BatchId) -> Sql<Option<BatchRow>> {
+    cached(
+        db,
+        &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE tenant=? AND public_id=?"),
+    )?
+    .query_row(params![TENANT, id.as_str()], read_batch)
+    .optional()
+}
+
+/// The batch submitted under that key.
+pub(crate) fn batch_by_request(db: &Connection, id: &RequestId) -> Sql<Option<BatchRow>> {
+    cached(
+        db,
+        &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE tenant=? AND request_id=?"),
+    )?
+    .query_row(params![TENANT, id.as_str()], read_batch)
+    .optional()
+}
+
+/// The batches that are not over, oldest first.
+pub(crate) fn live_batches(db: &Connection) -> Sql<Vec<BatchRow>> {
+    let sql = format!("SELECT {BATCH_COLUMNS} FROM batches WHERE state IN (1, 2, 4) ORDER BY id");
+    db.prepare(&sql)?.query_map([], read_batch)?.collect()
+}
+
+fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
+    let uid: [u8; 16] = row.get(2)?;
+    let options: Vec<u8> = row.get(13)?;
+    if crc(&[&uid, &options]) != row.get::<_, i64>(14)? {
+        return Err(damaged(13, "checksum of a batch"));
+    }
+    let (options, on_disconnect) =
+        codec::decode_options(&options).map_err(|_| damaged(13, "options of a batch"))?;
+    let state =
+        BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
+    let head = BatchHead {
+        no: BatchNo(row.get(0)?),
+        id: BatchId::parse(row.get_ref(1)?.as_str()?).map_err(|_| damaged(1, "id of a batch"))?,
+        uid: BatchUid(Uuid::from_bytes(uid)),
+        queue: QueueName::parse(row.get_ref(12)?.as_str()?)
+            .map_err(|_| damaged(12, "queue of a batch"))?,
+        options,
+        on_disconnect,
+        created: Timestamp(row.get(9)?),
+    };
+    Ok(BatchRow {
+        batch: Batch {
+            head: Arc::new(head),
+            state,
+            total: row.get(4)?,
+            running: 0,
+            tally: Tally {
+                succeeded: row.get(5)?,
+                failed: row.get(6)?,
+                cancelled: row.get(7)?,
+                expired: row.get(8)?,
+            },
+            finished: row.get::<_, Option<i64>>(10)?.map(Timestamp),
+            cancel_reason: row.get::<_, String>(11)?.into(),
+        },
+        fingerprint: Fingerprint(row.get(15)?),
+        last_sequence: row.get(16)?,
+        appended: row.get::<_, i64>(17)? == 1,
+    })
+}

@@ -1,0 +1,38 @@
+//! Every SQL statement of the store, one file a table, and the checksums over the rows.
+
+mod attempts;
+mod batches;
+mod items;
+mod results;
+
+use rusqlite::{CachedStatement, Connection};
+
+pub(crate) use self::attempts::{
+    AttemptKind, AttemptRow, attempts_of_batch, attempts_of_item, insert_attempt,
+};
+pub(crate) use self::batches::{
+    BatchRow, batch, batch_by_id, batch_by_request, insert_batch, live_batches, update_batch,
+};
+pub(crate) use self::items::{client_ids, index_of, insert_items, items};
+pub(crate) use self::results::{insert_result, result_of, results, terminal_indexes, unattempted};
+
+type Sql<T> = rusqlite::Result<T>;
+
+/// The checksum over the parts of a row. Each part is preceded by its length.
+fn crc(parts: &[&[u8]]) -> i64 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    i64::from(hasher.finalize())
+}
+
+fn cached<'a>(db: &'a Connection, sql: &str) -> Sql<CachedStatement<'a>> {
+    db.prepare_cached(sql)
+}
+
+fn damaged(column: usize, what: &str) -> rusqlite::Error {
+    let cause = format!("the {what} is damaged").into();
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, cause)
+}

@@ -1,0 +1,218 @@
+//! The table of results: the journals.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::{Sql, cached, crc, damaged};
+use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::ids::{BatchNo, ItemKey, Sequence};
+use crate::domain::item::{Ending, Record, TerminalState};
+use crate::store::embedded::codec::{self, ResultMeta};
+
+const RESULT_COLUMNS: &str = "id, item, state, attempts, finished_ms, meta, crc, output";
+
+/// Inserts a result under its sequence.
+pub(crate) fn insert_result(
+    db: &Connection,
+    batch: BatchNo,
+    record: &Record,
+    nonce: u128,
+) -> Sql<()> {
+    let id = ItemKey {
+        batch,
+        index: record.sequence.0,
+    }
+    .packed();
+    let item = ItemKey {
+        batch,
+        index: record.index,
+    }
+    .packed();
+    let meta = ResultMeta {
+        id: record.id.clone(),
+        worker: record.worker.clone(),
+        queued: record.queued,
+        ran: record.ran,
+        nonce,
+    };
+    let meta = codec::encode_result(&record.ending, &meta);
+    let output = match &record.ending {
+        Ending::Succeeded(output) => output.bytes(),
+        Ending::Failed(_) | Ending::Cancelled(_) | Ending::Expired(_) => &[],
+    };
+    let (state, attempts, finished) = (
+        record.ending.state() as u8,
+        record.attempts,
+        record.finished.0,
+    );
+    let crc = result_crc(
+        [id, item, state.into(), attempts.into(), finished],
+        &meta,
+        output,
+    );
+    cached(
+        db,
+        "INSERT INTO results(id, item, state, attempts, finished_ms, meta, crc, output) VALUES (?,?,?,?,?,?,?,?)",
+    )?
+    .execute(params![id, item, state, attempts, finished, meta, crc, output])?;
+    Ok(())
+}
+
+/// The results behind `after`, in order, at most `records_max` and as far as `bytes_max` reaches
+/// but at least one. A damaged record keeps its sequence.
+pub(crate) fn results(
+    db: &Connection,
+    batch: BatchNo,
+    after: Sequence,
+    records_max: usize,
+    bytes_max: usize,
+) -> Sql<Vec<Record>> {
+    let from = ItemKey {
+        batch,
+        index: after.0,
+    }
+    .packed();
+    let to = ItemKey {
+        batch,
+        index: u32::MAX,
+    }
+    .packed();
+    let sql =
+        format!("SELECT {RESULT_COLUMNS} FROM results WHERE id>? AND id<=? ORDER BY id LIMIT ?");
+    let mut select = cached(db, &sql)?;
+    let mut rows = select.query(params![
+        from,
+        to,
+        i64::try_from(records_max).unwrap_or(i64::MAX)
+    ])?;
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    while bytes < bytes_max
+        && let Some(row) = rows.next()?
+    {
+        let (record, _) = read_result(row)?;
+        bytes += 128 + output_bytes(&record);
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// The result of an item, and the nonce of the attempt that recorded it.
+pub(crate) fn result_of(db: &Connection, item: ItemKey) -> Sql<Option<(Record, u128)>> {
+    let sql = format!("SELECT {RESULT_COLUMNS} FROM results WHERE item=?");
+    cached(db, &sql)?
+        .query_row([item.packed()], read_result)
+        .optional()
+}
+
+/// The indexes of a batch's terminal items, from the index alone.
+pub(crate) fn terminal_indexes(
+    db: &Connection,
+    batch: BatchNo,
+    mut each: impl FnMut(u32),
+) -> Sql<()> {
+    let from = ItemKey { batch, index: 0 }.packed();
+    let to = ItemKey {
+        batch,
+        index: u32::MAX,
+    }
+    .packed();
+    let mut select = db.prepare("SELECT item FROM results WHERE item>=? AND item<=?")?;
+    let mut rows = select.query([from, to])?;
+    while let Some(row) = rows.next()? {
+        let item = ItemKey::unpack(row.get(0)?).ok_or_else(|| damaged(0, "item of a result"))?;
+        each(item.index);
+    }
+    Ok(())
+}
+
+fn output_bytes(record: &Record) -> usize {
+    match &record.ending {
+        Ending::Succeeded(output) => output.bytes().len(),
+        Ending::Failed(error) | Ending::Cancelled(error) | Ending::Expired(error) => {
+            error.message.len()
+        }
+    }
+}
+
+fn result_crc(numbers: [i64; 5], meta: &[u8], output: &[u8]) -> i64 {
+    let numbers = numbers.map(i64::to_le_bytes);
+    crc(&[numbers.as_flattened(), meta, output])
+}
+
+fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
+    let (id, item): (i64, i64) = (row.get(0)?, row.get(1)?);
+    let (state, attempts, finished): (i64, u32, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
+    let meta = row.get_ref(5)?.as_blob()?;
+    let output: Vec<u8> = row.get(7)?;
+    let crc = result_crc([id, item, state, attempts.into(), finished], meta, &output);
+    let terminal = TerminalState::from_number(state);
+    let decoded = match terminal {
+        Some(state) if crc == row.get::<_, i64>(6)? => {
+            codec::decode_result(state, meta, output).ok()
+        }
+        Some(_) | None => None,
+    };
+    let (ending, meta) = decoded.unwrap_or_else(|| corrupt(terminal));
+    let record = Record {
+        sequence: Sequence(lower_half(id)),
+        index: lower_half(item),
+        id: meta.id,
+        ending,
+        attempts,
+        worker: meta.worker,
+        queued: meta.queued,
+        ran: meta.ran,
+        finished: Timestamp(finished),
+    };
+    Ok((record, meta.nonce))
+}
+
+/// The index or sequence in a packed key.
+fn lower_half(key: i64) -> u32 {
+    u32::try_from(key & i64::from(u32::MAX)).expect("32 bits are left")
+}
+
+/// What is shown of a record whose checksum does not match: its state where that is readable, an
+/// error, and no output.
+fn corrupt(state: Option<TerminalState>) -> (Ending, ResultMeta) {
+    let error = ItemError::of(Reason::CORRUPT_RECORD, "the stored record is damaged");
+    let ending = match state {
+        Some(TerminalState::Cancelled) => Ending::Cancelled(error),
+        Some(TerminalState::Expired) => Ending::Expired(error),
+        Some(TerminalState::Succeeded | TerminalState::Failed) | None => Ending::Failed(error),
+    };
+    let zero = Duration::ZERO;
+    (
+        ending,
+        ResultMeta {
+            id: None,
+            worker: "".into(),
+            queued: zero,
+            ran: zero,
+            nonce: 0,
+        },
+    )
+}
+
+/// The record of an item that ends without an attempt of its own.
+pub(crate) fn unattempted(
+    index: u32,
+    id: Option<Box<str>>,
+    ending: Ending,
+    now: Timestamp,
+) -> Record {
+    let zero = Duration::ZERO;
+    Record {
+        sequence: Sequence(0),
+        index,
+        id,
+        ending,
+        attempts: 0,
+        worker: "".into(),
+        queued: zero,
+        ran: zero,
+        finished: now,
+    }
+}
