@@ -163,6 +163,6 @@ mod tests {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        assert_eq!(hex, "HEX", "a new layout needs a new version");
+        assert_eq!(hex, "2895b9d50963549e", "a new layout needs a new version");
     }
 }

@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::feed::{Feed, Order, Turn};
+#[cfg(test)]
+pub(crate) use self::handler::Trace;
 pub use self::handler::{Attempt, Handler, idempotency_key};
 pub use self::lookup::ItemDetails;
 use self::pool::Pool;

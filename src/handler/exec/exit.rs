@@ -48,7 +48,7 @@ impl Exit {
 
     /// Waits until `leader`, which is not reaped, has ended. Cancel safe.
     pub(super) async fn noticed(&mut self, leader: Pid) {
-        while has_not_ended(leader) {
+        while !has_ended(leader) {
             self.hint().await;
         }
     }
@@ -74,11 +74,11 @@ impl Exit {
     }
 }
 
-/// Whether a child is still running. One that is not ours any more, which only a stranger who reaps
-/// our children can bring about, has ended.
-fn has_not_ended(child: Pid) -> bool {
+/// Whether a child has ended. It is not reaped. One that is not ours any more, which only a stranger
+/// who reaps our children can bring about, has ended.
+pub(super) fn has_ended(child: Pid) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    matches!(waitid(WaitId::Pid(child), look), Ok(None))
+    !matches!(waitid(WaitId::Pid(child), look), Ok(None))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::members;
 
 /// How long the kernel gets to end a leader that was killed. One that is stuck in a device does not
@@ -63,6 +63,11 @@ impl Group {
     /// The group's number.
     pub(super) fn number(&self) -> u32 {
         self.leader.as_raw_pid().cast_unsigned()
+    }
+
+    /// Whether the leader has ended.
+    pub(super) fn has_exited(&self) -> bool {
+        exit::has_ended(self.leader)
     }
 
     /// Waits until the leader has ended. It is not reaped. Cancel safe.

@@ -41,39 +41,69 @@ fn has_marked(_group: Pid, _idempotency_key: &str) -> bool {
 mod proc {
     use std::fs;
 
-    use rustix::process::{Pid, getpgid};
+    use rustix::process::Pid;
 
     use crate::handler::exec::environment::IDEMPOTENCY_KEY;
 
+    /// A process of a group.
+    struct Member {
+        /// Its number, as `/proc` writes it.
+        pid: String,
+        is_living: bool,
+    }
+
     /// Whether someone in the group is alive, a zombie not counted.
     pub(in crate::handler::exec) fn has_living(group: Pid) -> bool {
-        members(group).any(|pid| {
-            let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else {
-                return false;
-            };
-            // `4711 (name) S …`, and the name may hold anything.
-            let name_end = stat.iter().rposition(|&byte| byte == b')');
-            let state = name_end.and_then(|at| stat.get(at + 2));
-            state.is_some_and(|state| !b"ZXx".contains(state))
-        })
+        members(group).any(|member| member.is_living)
     }
 
     /// Whether someone in the group computes the item with this idempotency key.
     pub(super) fn has_marked(group: Pid, idempotency_key: &str) -> bool {
         let mark = format!("{IDEMPOTENCY_KEY}={idempotency_key}");
-        members(group).any(|pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        members(group).any(|member| {
+            let environment = fs::read(format!("/proc/{}/environ", member.pid)).unwrap_or_default();
             environment
                 .split(|&byte| byte == 0)
                 .any(|variable| variable == mark.as_bytes())
         })
     }
 
-    /// The processes of a group, zombies included. One that comes or goes meanwhile may be missed.
-    fn members(group: Pid) -> impl Iterator<Item = Pid> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let pids = numbers.filter_map(Pid::from_raw);
-        pids.filter(move |&pid| getpgid(Some(pid)) == Ok(group))
+    /// The processes of a group. One that comes or goes meanwhile may be missed.
+    fn members(group: Pid) -> impl Iterator<Item = Member> {
+        let names = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let pids = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+        pids.filter_map(move |pid| {
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            let (is_living, its_group) = read_stat(&stat)?;
+            (its_group == group.as_raw_pid()).then_some(Member { pid, is_living })
+        })
+    }
+
+    /// Whether a process is alive, and its group, from `4711 (name) state parent group …`.
+    fn read_stat(stat: &[u8]) -> Option<(bool, i32)> {
+        // The name may hold anything, brackets and spaces too.
+        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+        let mut fields = str::from_utf8(&stat[name_end + 1..])
+            .ok()?
+            .split_ascii_whitespace();
+        let is_living = !matches!(fields.next()?, "Z" | "X" | "x");
+        Some((is_living, fields.nth(1)?.parse().ok()?))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn state_and_group_are_found_behind_any_name() {
+            assert_eq!(read_stat(b"7 (sh) S 1 42 9 0 -1"), Some((true, 42)));
+            assert_eq!(
+                read_stat(b"7 (a) Z (\xff)) Z 1 42 9 0 -1"),
+                Some((false, 42))
+            );
+            assert_eq!(read_stat(b"2 (kthreadd) S 0 0 0 0 -1"), Some((true, 0)));
+            assert_eq!(read_stat(b""), None);
+        }
     }
 }

@@ -109,27 +109,32 @@ impl Exec {
             Ok(command) => command,
             Err(error) => return Outcome::Failed(error),
         };
-        let (mut group, pipes) = match Group::spawn(&mut command) {
+        let (group, pipes) = match Group::spawn(&mut command) {
             Ok(spawned) => spawned,
             Err(error) => return verdict::not_started(&error, &self.program),
         };
         attempt.note_process_group(group.number());
         let mut streams = Streams::new(pipes, attempt.spec.input.bytes(), &self.settings);
+        // Bound after the streams, so dropped before them: a program that sees its pipes close is
+        // dead already, and cannot take half an input for a whole one.
+        let mut group = group;
         let end = self.converse(&mut group, &mut streams, &attempt.stop).await;
         group.kill();
         streams.sweep();
         let status = group.reap().await;
         let Streams { output, stderr, .. } = streams;
-        match (end, status) {
-            (End::Stopped, _) => verdict::stopped(&stderr.text()),
-            (End::Exited | End::Overflowed, _) if output.is_too_large() => {
-                verdict::too_large(self.settings.output_bytes_max)
-            }
-            (End::Exited | End::Overflowed, Ok(status)) if status.success() => {
+        if matches!(end, End::Stopped) {
+            return verdict::stopped(&stderr.text());
+        }
+        if output.is_too_large() {
+            return verdict::too_large(self.settings.output_bytes_max);
+        }
+        match status {
+            Ok(status) if status.success() => {
                 verdict::succeeded(output.into_bytes(), &self.settings.content_type)
             }
-            (End::Exited | End::Overflowed, Ok(status)) => verdict::failed(status, &stderr.text()),
-            (End::Exited | End::Overflowed, Err(error)) => verdict::lost(&error),
+            Ok(status) => verdict::failed(status, &stderr.text()),
+            Err(error) => verdict::lost(&error),
         }
     }
 
@@ -152,7 +157,7 @@ impl Exec {
         let end = tokio::select! {
             biased; // A program that has ended counts, whatever else has come.
             () = group.exited() => End::Exited,
-            () = stop.cancelled() => End::Stopped,
+            () = stop.cancelled() => if group.has_exited() { End::Exited } else { End::Stopped },
             () = output.overflow() => End::Overflowed,
             never = &mut aside => match never {},
         };

@@ -40,7 +40,7 @@ impl Program {
         }
         let environment = environment::base(wanted)?;
         let path = if name.contains('/') {
-            at(Path::new(name))?
+            at(name)?
         } else {
             let dirs = environment
                 .get(OsStr::new("PATH"))
@@ -71,29 +71,22 @@ impl Program {
     /// The command for one attempt, in a process group of its own.
     pub(super) fn command(&self, attempt: &Attempt) -> Result<Command, ItemError> {
         let by_argument = self.takes_input_as_argument();
-        let input = if by_argument {
-            argument(attempt)?
+        let (stdin, input) = if by_argument {
+            (Stdio::null(), argument(attempt)?)
         } else {
-            PLACEHOLDER
+            (Stdio::piped(), PLACEHOLDER)
         };
+        let filled = |it| if it == PLACEHOLDER { input } else { it };
         // A path with a slash: otherwise std would look through PATH again, and fork to do so.
         let mut command = Command::new(&self.path);
         command
             .arg0(self.name())
-            .args(
-                self.argv[1..]
-                    .iter()
-                    .map(|it| if it == PLACEHOLDER { input } else { it }),
-            )
+            .args(self.argv[1..].iter().map(|it| filled(it)))
             .env_clear()
             .envs(&self.environment)
             .envs(environment::of_item(attempt)?)
             .process_group(0)
-            .stdin(if by_argument {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Ok(command)
@@ -111,13 +104,14 @@ fn argument(attempt: &Attempt) -> Result<&str, ItemError> {
     Ok(text)
 }
 
-fn at(path: &Path) -> Result<PathBuf, String> {
+fn at(name: &str) -> Result<PathBuf, String> {
+    let path = Path::new(name);
     match path.metadata() {
-        Err(error) => Err(format!("handler command {path:?}: {error}")),
+        Err(error) => Err(format!("handler command {name:?}: {error}")),
         Ok(metadata) if !metadata.is_file() => {
-            Err(format!("handler command {path:?} is not a file"))
+            Err(format!("handler command {name:?} is not a file"))
         }
-        Ok(_) if !is_executable(path) => Err(format!("handler command {path:?} is not executable")),
+        Ok(_) if !is_executable(path) => Err(format!("handler command {name:?} is not executable")),
         Ok(_) => Ok(path.to_owned()),
     }
 }
@@ -129,14 +123,7 @@ fn in_path(name: &str, dirs: &OsStr) -> Option<PathBuf> {
 /// Where a program of this name may be. Each place has a slash in it.
 fn places(name: &str, dirs: &OsStr) -> impl Iterator<Item = PathBuf> {
     // An empty entry is the working directory, by an old custom.
-    let or_here = |dir: PathBuf| {
-        if dir.as_os_str().is_empty() {
-            ".".into()
-        } else {
-            dir
-        }
-    };
-    std::env::split_paths(dirs).map(move |dir| or_here(dir).join(name))
+    std::env::split_paths(dirs).map(move |dir| Path::new(".").join(dir).join(name))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -213,6 +200,9 @@ mod tests {
     #[test]
     fn an_empty_entry_of_the_path_is_the_working_directory() {
         let places: Vec<PathBuf> = places("tool", "/bin::x".as_ref()).collect();
-        assert_eq!(places, ["/bin/tool", "./tool", "x/tool"].map(PathBuf::from));
+        assert_eq!(
+            places,
+            ["/bin/tool", "./tool", "./x/tool"].map(PathBuf::from)
+        );
     }
 }

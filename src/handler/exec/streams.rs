@@ -86,7 +86,7 @@ impl<'a> Streams<'a> {
             bytes_max,
         } = output;
         sweep_pipe(from.get_ref(), |chunk| {
-            let room = bytes_max.saturating_add(1) - bytes.len();
+            let room = bytes_max.saturating_add(1).saturating_sub(bytes.len());
             bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
         });
         let Tail {
@@ -102,11 +102,13 @@ impl<'a> Streams<'a> {
 }
 
 impl Input<'_> {
-    /// Writes the input, then closes the pipe.
+    /// Writes the input, then closes the pipe. If dropped, it leaves the pipe open: a program must
+    /// not take half an input for a whole one, even if it is killed a moment later.
     pub(super) async fn feed(&mut self) {
-        if let Some(mut to) = self.to.take() {
+        if let Some(to) = &mut self.to {
             to.write_all(self.bytes).await.ok();
         }
+        self.to = None;
     }
 }
 
@@ -136,7 +138,9 @@ impl Output {
         self.bytes.len() > self.bytes_max
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    /// What was written. It may be kept for long, so it has no spare room.
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.shrink_to_fit();
         self.bytes
     }
 }
@@ -145,26 +149,21 @@ impl Tail {
     /// Reads until the end and keeps the last bytes. Cancel safe.
     pub(super) async fn follow(&mut self) {
         let bytes_max = self.bytes_max;
-        read_all(&mut self.from, &mut self.bytes, |bytes| {
-            keep_last(bytes, bytes_max);
-        })
-        .await;
+        let keep = |bytes: &mut Vec<u8>| keep_last(bytes, bytes_max);
+        read_all(&mut self.from, &mut self.bytes, keep).await;
     }
 
     /// What was kept, as text for people.
     pub(super) fn text(&self) -> String {
         // A cut leaves at most three bytes of a character in front.
-        let rest_of_char = self
-            .bytes
-            .iter()
-            .take(3)
-            .take_while(|&&byte| byte & 0xc0 == 0x80)
-            .count();
-        let text = String::from_utf8_lossy(&self.bytes[rest_of_char..]);
+        let front = self.bytes.iter().take(3);
+        let cut = front.take_while(|&&byte| byte & 0xc0 == 0x80).count();
+        let text = String::from_utf8_lossy(&self.bytes[cut..]);
         // What replaces a wrong byte is longer than it, and the end matters more than the beginning.
         let text = text.trim_end();
         let over = text.len().saturating_sub(limits::ERROR_MESSAGE_BYTES_MAX);
-        text[text.ceil_char_boundary(over)..].to_owned()
+        let start = (over..=text.len()).find(|&at| text.is_char_boundary(at));
+        text[start.expect("the end of a text is a boundary")..].to_owned()
     }
 }
 
@@ -193,5 +192,37 @@ fn sweep_pipe(pipe: impl AsFd, mut keep: impl FnMut(&[u8])) {
             return;
         };
         keep(&chunk[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use futures_util::FutureExt as _;
+    use tokio::process::Command;
+
+    use super::*;
+    use crate::handler::exec::group::Group;
+
+    #[tokio::test]
+    async fn a_feed_that_is_dropped_leaves_the_pipe_open_and_one_that_is_done_does_not() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat >/dev/null"]).process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (_group, pipes) = Group::spawn(&mut command).unwrap();
+        let (to, bytes) = (pipes.stdin, &vec![0; 1 << 20][..]);
+        let mut input = Input { to, bytes };
+        assert!(
+            input.feed().now_or_never().is_none(),
+            "it takes more than one step"
+        );
+        assert!(input.to.is_some());
+        input.bytes = b"few";
+        input.feed().await;
+        assert!(input.to.is_none());
     }
 }

@@ -125,7 +125,7 @@ mod tests {
             (9, "SIGNAL_KILL", true),
             (11, "SIGNAL_SEGV", true),
             (15, "SIGNAL_TERM", true),
-            (11 | 0x80, "SIGNAL_SEGV", true), // with a core dump
+            (0x8b, "SIGNAL_SEGV", true), // with a core dump
             (50, "SIGNAL_50", true),
         ] {
             let error = error_of(failed(ExitStatus::from_raw(wait_status), ""));

@@ -1,1 +1,270 @@
+//! Stories about turns: who is granted next, and what is never granted.
 
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::batch::{BatchEvent, BatchState};
+use crate::domain::ids::{BatchId, BatchUid};
+use crate::domain::settings::{BatchOptions, OnDisconnect};
+
+/// A scheduler with a hand on its clock.
+#[derive(Default)]
+struct Story {
+    scheduler: Scheduler,
+    now: Timestamp,
+    nonces: u128,
+}
+
+impl Story {
+    fn admit(&mut self, no: u32, items: u32) -> &mut Self {
+        self.admit_to("default", no, items)
+    }
+
+    fn admit_to(&mut self, queue: &str, no: u32, items: u32) -> &mut Self {
+        let head = BatchHead {
+            no: BatchNo(no),
+            id: BatchId::parse(&format!("b{no}")).unwrap(),
+            uid: BatchUid(Uuid::from_u128(no.into())),
+            queue: QueueName::parse(queue).unwrap(),
+            options: BatchOptions::default(),
+            on_disconnect: OnDisconnect::Continue,
+            created: self.now,
+        };
+        self.scheduler.admit(LiveBatch::new(Arc::new(head), BatchState::Running, items));
+        self
+    }
+
+    /// Grants up to `want` items and answers them as (batch, index).
+    fn grant(&mut self, want: usize) -> Vec<(u32, u32)> {
+        self.tokens(want).iter().map(|token| (token.item.batch.0, token.item.index)).collect()
+    }
+
+    fn tokens(&mut self, want: usize) -> Vec<LeaseToken> {
+        let nonces = &mut self.nonces;
+        let mut nonce = || {
+            *nonces += 1;
+            *nonces
+        };
+        let grants = self.scheduler.grant(&QueueName::default(), want, self.now, &mut nonce);
+        grants.into_iter().map(|grant| grant.token).collect()
+    }
+
+    fn finish(&mut self, no: u32, index: u32) -> Sequence {
+        let item = key(no, index);
+        let sequence = self.scheduler.end(item, TerminalState::Succeeded, &mut Vec::new());
+        self.scheduler.ended(item);
+        sequence
+    }
+
+    /// Gives a leased item its next turn at `due`, after `past`.
+    fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
+        self.scheduler.end_lease(key(no, index), &mut Vec::new());
+        self.scheduler.ended(key(no, index));
+        self.scheduler.resume(key(no, index), past, Timestamp(due), None);
+    }
+}
+
+fn key(no: u32, index: u32) -> ItemKey {
+    ItemKey { batch: BatchNo(no), index }
+}
+
+fn tried(attempts: u32) -> Past {
+    Past { attempts, spent: attempts, ..Past::default() }
+}
+
+fn crashed(crashes: u32) -> Past {
+    Past { attempts: crashes, crashes, ..Past::default() }
+}
+
+#[test]
+fn batches_take_turns_and_items_go_in_order() {
+    let mut story = Story::default();
+    story.admit(1, 3).admit(2, 1).admit(3, 2);
+    assert_eq!(story.grant(10), [(1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (1, 2)]);
+    assert_eq!(story.grant(10), []);
+}
+
+#[test]
+fn a_small_batch_behind_a_huge_one_gets_every_second_grant() {
+    let mut story = Story::default();
+    story.admit(1, 1_000_000);
+    assert_eq!(story.grant(2), [(1, 0), (1, 1)]);
+    story.admit(2, 10);
+    let granted = story.grant(20);
+    assert_eq!(granted.iter().filter(|(no, _)| *no == 2).count(), 10);
+}
+
+#[test]
+fn queues_do_not_see_each_other() {
+    let mut story = Story::default();
+    story.admit_to("other", 1, 5).admit(2, 1);
+    assert_eq!(story.grant(10), [(2, 0)]);
+}
+
+#[test]
+fn a_retry_waits_for_its_time_and_then_goes_first() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    assert_eq!(story.grant(1), [(1, 0)]);
+    story.resume(1, 0, tried(1), 50);
+    assert_eq!(story.grant(1), [(1, 1)], "it is not due yet");
+    assert_eq!(story.scheduler.next_due(&QueueName::default()), None, "the batch is in the ring anyhow");
+    story.now = Timestamp(50);
+    let tokens = story.tokens(1);
+    assert_eq!((tokens[0].item, tokens[0].attempt), (key(1, 0), 2), "attempt numbers go on");
+    assert_eq!(story.grant(5), [(1, 2)]);
+}
+
+#[test]
+fn a_batch_that_only_waits_says_when_it_is_due() {
+    let mut story = Story::default();
+    story.admit(1, 1);
+    story.grant(1);
+    story.resume(1, 0, tried(1), 70);
+    assert_eq!(story.grant(1), []);
+    assert_eq!(story.scheduler.next_due(&QueueName::default()), Some(Timestamp(70)));
+    story.now = Timestamp(70);
+    assert_eq!(story.grant(1), [(1, 0)]);
+}
+
+#[test]
+fn a_terminal_item_is_never_granted() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    story.scheduler.end(key(1, 1), TerminalState::Cancelled, &mut Vec::new());
+    assert_eq!(story.grant(5), [(1, 0), (1, 2)]);
+}
+
+#[test]
+fn a_cancelled_batch_gets_no_more_grants() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    let token = story.tokens(1)[0];
+    let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
+    batch.state = batch.state.apply(BatchEvent::CancelAsked).unwrap();
+    assert_eq!(story.grant(5), []);
+    assert_eq!(story.scheduler.standing(token), Standing::Cancelled);
+}
+
+#[test]
+fn a_stale_token_has_lost_its_standing() {
+    let mut story = Story::default();
+    story.admit(1, 1);
+    let first = story.tokens(1)[0];
+    assert_eq!(story.scheduler.standing(first), Standing::Held);
+    story.resume(1, 0, tried(1), 0);
+    assert_eq!(story.scheduler.standing(first), Standing::Lost, "it is pending");
+    let second = story.tokens(1)[0];
+    assert_eq!(story.scheduler.standing(first), Standing::Lost, "it is another's");
+    assert_eq!(story.scheduler.standing(second), Standing::Held);
+    story.finish(1, 0);
+    assert_eq!(story.scheduler.standing(second), Standing::Terminal);
+    story.scheduler.retire(BatchNo(1));
+    assert_eq!(story.scheduler.standing(second), Standing::Gone);
+}
+
+#[test]
+fn staged_changes_can_be_taken_back() {
+    let mut story = Story::default();
+    story.admit(1, 2);
+    let tokens = story.tokens(2);
+    let mut undo = Vec::new();
+    assert_eq!(story.scheduler.end(key(1, 1), TerminalState::Failed, &mut undo), Sequence(1));
+    assert!(story.scheduler.mark_cancelled(key(1, 0), &mut undo).is_some());
+    story.scheduler.end_lease(key(1, 0), &mut undo);
+    story.scheduler.undo(undo);
+    let batch = story.scheduler.batch(BatchNo(1)).unwrap();
+    assert_eq!((batch.tally.terminal(), batch.leases.len()), (0, 2));
+    for token in tokens {
+        assert_eq!(story.scheduler.standing(token), Standing::Held);
+    }
+}
+
+#[test]
+fn a_grant_that_could_not_be_handed_over_is_due_as_before() {
+    let mut story = Story::default();
+    story.admit(1, 2);
+    let grants = story.scheduler.grant(&QueueName::default(), 1, story.now, || 1);
+    story.scheduler.take_back(&grants[0]);
+    assert_eq!(story.grant(5), [(1, 0), (1, 1)]);
+}
+
+#[test]
+fn marked_items_run_one_at_a_time_beside_unmarked_ones() {
+    let mut story = Story::default();
+    story.admit(1, 4);
+    story.scheduler.resume(key(1, 0), crashed(1), Timestamp(0), Some(9));
+    story.scheduler.resume(key(1, 1), crashed(2), Timestamp(0), Some(9));
+    assert_eq!(story.grant(10), [(1, 0), (1, 2), (1, 3)], "the one with fewer marks is first");
+    assert!(story.scheduler.take_held_back());
+    story.finish(1, 0);
+    assert_eq!(story.grant(10), [(1, 1)]);
+}
+
+#[test]
+fn an_item_on_its_last_chance_runs_with_nothing_beside_it() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    story.grant(1);
+    story.scheduler.resume(key(1, 2), crashed(2), Timestamp(0), None);
+    assert_eq!(story.grant(10), [], "something runs, and nothing more may start");
+    story.finish(1, 0);
+    assert_eq!(story.grant(10), [(1, 2)]);
+    assert_eq!(story.grant(10), []);
+    story.finish(1, 2);
+    assert_eq!(story.grant(10), [(1, 1)]);
+}
+
+#[test]
+fn a_cancelled_item_on_its_last_chance_holds_nobody_back() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    story.grant(1);
+    story.scheduler.resume(key(1, 2), crashed(2), Timestamp(0), None);
+    assert_eq!(story.grant(1), []);
+    story.finish(1, 2);
+    assert_eq!(story.grant(10), [(1, 1)]);
+}
+
+proptest! {
+    /// The bound that the module page states.
+    #[test]
+    fn a_batch_with_a_due_item_waits_for_at_most_one_turn_of_each_other(
+        sizes in prop::collection::vec(1u32..60, 1..12),
+        arrivals in prop::collection::vec(0usize..12, 0..12),
+        wants in prop::collection::vec(4usize..9, 200),
+    ) {
+        let mut story = Story::default();
+        let mut to_come: Vec<_> = (1u32..).zip(sizes).collect();
+        let mut left: HashMap<u32, u32> = HashMap::new();
+        // Grants to others since the last one, and how many there may be.
+        let mut waits: HashMap<u32, (usize, usize)> = HashMap::new();
+        let mut arrivals = arrivals.into_iter();
+        for want in wants {
+            let arriving = arrivals.next().unwrap_or(usize::MAX).min(to_come.len());
+            for (no, size) in to_come.drain(..arriving) {
+                story.admit(no, size);
+                left.insert(no, size);
+                waits.insert(no, (0, left.len()));
+            }
+            for (no, _) in story.grant(want) {
+                for (grants, most) in waits.values_mut() {
+                    *grants += 1;
+                    prop_assert!(*grants <= *most, "{waits:?}");
+                }
+                let open = left.len();
+                waits.insert(no, (0, open));
+                let items = left.get_mut(&no).expect("only open batches are granted from");
+                *items -= 1;
+                if *items == 0 {
+                    left.remove(&no);
+                    waits.remove(&no);
+                }
+            }
+        }
+        prop_assert!(left.is_empty(), "nothing was left out: {left:?}");
+    }
+}
