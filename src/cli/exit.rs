@@ -68,12 +68,11 @@ impl From<ConfigError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Handler(..) => Exit::Usage,
             StartError::Bind(_, error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 Exit::InUse
             }
-            // An address this machine does not have, or a port it may not bind.
-            StartError::Bind(..) => Exit::Usage,
+            // Such as an address this machine does not have.
+            StartError::Handler(..) | StartError::Bind(..) => Exit::Usage,
             StartError::Store(error) => match error {
                 OpenError::InUse(_) => Exit::InUse,
                 OpenError::NotWritable(..) => Exit::CannotCreate,

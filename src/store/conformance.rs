@@ -45,13 +45,21 @@ impl Fixture {
     }
 
     async fn lease(&self, want: usize) -> Vec<Lease> {
-        self.store.lease(&QueueName::default(), want).await.unwrap().leases
+        self.store
+            .lease(&QueueName::default(), want)
+            .await
+            .unwrap()
+            .leases
     }
 
     /// Leases one item and settles it.
     async fn finish_one(&self, ending: Ending) -> (LeaseToken, Verdict) {
         let lease = self.lease(1).await.remove(0);
-        (lease.token, self.settle(settlement(&lease, LeaseEnd::Finish(ending))).await)
+        (
+            lease.token,
+            self.settle(settlement(&lease, LeaseEnd::Finish(ending)))
+                .await,
+        )
     }
 
     async fn settle(&self, settlement: Settlement) -> Verdict {
@@ -59,20 +67,37 @@ impl Fixture {
     }
 
     async fn records(&self, batch: &Batch, after: u32) -> Vec<Record> {
-        self.store.read_log(batch.head.no, Sequence(after)).await.unwrap().records
+        self.store
+            .read_log(batch.head.no, Sequence(after))
+            .await
+            .unwrap()
+            .records
     }
 
     async fn state(&self, id: &str) -> BatchState {
-        self.store.batch(&BatchId::parse(id).unwrap()).await.unwrap().state
+        self.store
+            .batch(&BatchId::parse(id).unwrap())
+            .await
+            .unwrap()
+            .state
     }
 }
 
 fn open(dir: &TempDir) -> Store {
-    Store::open(&StoreOptions { data_dir: dir.path().to_owned() }).unwrap().0
+    Store::open(&StoreOptions {
+        data_dir: dir.path().to_owned(),
+    })
+    .unwrap()
+    .0
 }
 
 fn items(count: u32) -> Vec<ItemSpec> {
-    (0..count).map(|i| ItemSpec { input: Payload::text(i.to_string()), ..ItemSpec::default() }).collect()
+    (0..count)
+        .map(|i| ItemSpec {
+            input: Payload::text(i.to_string()),
+            ..ItemSpec::default()
+        })
+        .collect()
 }
 
 fn batch(id: &str, count: u32) -> NewBatch {
@@ -120,7 +145,11 @@ fn failed() -> ItemError {
 }
 
 fn again(due: Timestamp) -> LeaseEnd {
-    LeaseEnd::Release { due, error: failed(), charged: true }
+    LeaseEnd::Release {
+        due,
+        error: failed(),
+        charged: true,
+    }
 }
 
 #[tokio::test]
@@ -131,14 +160,24 @@ async fn an_item_goes_from_accept_to_record() {
     let leases = fixture.lease(5).await;
     assert_eq!(leases.len(), 2);
     assert_eq!(leases[1].spec.as_ref().unwrap().input, Payload::text("1"));
-    let verdict = fixture.settle(settlement(&leases[1], LeaseEnd::Finish(done("one")))).await;
+    let verdict = fixture
+        .settle(settlement(&leases[1], LeaseEnd::Finish(done("one"))))
+        .await;
     assert_eq!(verdict, Verdict::Recorded(Sequence(1)));
-    let verdict = fixture.settle(settlement(&leases[0], LeaseEnd::Finish(done("zero")))).await;
+    let verdict = fixture
+        .settle(settlement(&leases[0], LeaseEnd::Finish(done("zero"))))
+        .await;
     assert_eq!(verdict, Verdict::Recorded(Sequence(2)));
     let records = fixture.records(&batch, 0).await;
-    let told: Vec<_> = records.iter().map(|record| (record.sequence.0, record.index)).collect();
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| (record.sequence.0, record.index))
+        .collect();
     assert_eq!(told, [(1, 1), (2, 0)]);
-    assert_eq!((records[0].ending.clone(), records[0].attempts), (done("one"), 1));
+    assert_eq!(
+        (records[0].ending.clone(), records[0].attempts),
+        (done("one"), 1)
+    );
     assert_eq!(fixture.state("b").await, BatchState::Completed);
 }
 
@@ -152,7 +191,11 @@ async fn reading_goes_on_from_every_position() {
     let whole = fixture.records(&batch, 0).await;
     let fixture = fixture.reopen();
     for after in 0..=5 {
-        assert_eq!(fixture.records(&batch, after).await, whole[after as usize..], "after {after}");
+        assert_eq!(
+            fixture.records(&batch, after).await,
+            whole[after as usize..],
+            "after {after}"
+        );
     }
 }
 
@@ -161,7 +204,9 @@ async fn an_equal_submit_attaches_and_another_is_refused() {
     let fixture = Fixture::new();
     let first = fixture.create("b", 2).await;
     for again in [batch("b", 2), batch("b", 2)] {
-        let Created::Existing(found) = fixture.store.create_batch(again).await.unwrap() else { panic!() };
+        let Created::Existing(found) = fixture.store.create_batch(again).await.unwrap() else {
+            panic!()
+        };
         assert_eq!(found.head.uid, first.head.uid);
     }
     let other = fixture.store.create_batch(batch("b", 3)).await.unwrap_err();
@@ -174,7 +219,10 @@ async fn two_equal_submits_at_once_create_one_batch() {
     let fixture = Fixture::new();
     let submits = (0..8).map(|_| fixture.store.create_batch(batch("b", 1)));
     let created = futures_util::future::join_all(submits).await;
-    let new = created.iter().filter(|one| matches!(one, Ok(Created::New(_)))).count();
+    let new = created
+        .iter()
+        .filter(|one| matches!(one, Ok(Created::New(_))))
+        .count();
     assert_eq!(new, 1);
     assert_eq!(fixture.lease(9).await.len(), 1);
 }
@@ -197,12 +245,20 @@ async fn every_key_must_name_the_same_batch() {
     for (id, request, refused) in cases {
         match (create(submit(id, request)).await, refused) {
             (Ok(Created::Existing(_)), None) => {}
-            (Err(error), Some(key)) => assert_eq!(error, StoreError::Conflict(key), "{id:?} {request:?}"),
+            (Err(error), Some(key)) => {
+                assert_eq!(error, StoreError::Conflict(key), "{id:?} {request:?}")
+            }
             (other, _) => panic!("{id:?} {request:?}: {other:?}"),
         }
     }
-    let appended = create(new_batch(Some("a"), None, Content::Appended)).await.unwrap_err();
-    assert_eq!(appended, StoreError::Conflict(Key::BatchId), "another way of coming is other content");
+    let appended = create(new_batch(Some("a"), None, Content::Appended))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        appended,
+        StoreError::Conflict(Key::BatchId),
+        "another way of coming is other content"
+    );
 }
 
 #[tokio::test]
@@ -213,9 +269,16 @@ async fn an_item_has_at_most_one_record() {
     let finish = settlement(&lease, LeaseEnd::Finish(done("first")));
     let other = settlement(&lease, LeaseEnd::Finish(Ending::Failed(failed())));
     // Both in one group: the check must see what the group has staged.
-    let verdicts = fixture.store.settle(vec![finish.clone(), other]).await.unwrap();
+    let verdicts = fixture
+        .store
+        .settle(vec![finish.clone(), other])
+        .await
+        .unwrap();
     assert_eq!(verdicts[0], Verdict::Recorded(Sequence(1)));
-    assert_eq!(fixture.settle(finish.clone()).await, Verdict::AlreadyMine(Sequence(1)));
+    assert_eq!(
+        fixture.settle(finish.clone()).await,
+        Verdict::AlreadyMine(Sequence(1))
+    );
     let mut stranger = finish;
     stranger.token.nonce ^= 1;
     assert_eq!(fixture.settle(stranger).await, Verdict::Superseded);
@@ -227,14 +290,33 @@ async fn a_stale_lease_can_never_change_a_result() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 1).await;
     let stale = fixture.lease(1).await.remove(0);
-    assert_eq!(fixture.settle(settlement(&stale, again(clock::now()))).await, Verdict::Released);
+    assert_eq!(
+        fixture
+            .settle(settlement(&stale, again(clock::now())))
+            .await,
+        Verdict::Released
+    );
     let late = settlement(&stale, LeaseEnd::Finish(done("late")));
-    assert_eq!(fixture.settle(late.clone()).await, Verdict::Superseded, "it is pending");
+    assert_eq!(
+        fixture.settle(late.clone()).await,
+        Verdict::Superseded,
+        "it is pending"
+    );
     let lease = fixture.lease(1).await.remove(0);
     assert_eq!((lease.token.attempt, lease.spent), (2, 1));
-    assert_eq!(fixture.settle(late.clone()).await, Verdict::Superseded, "another holds it");
-    fixture.settle(settlement(&lease, LeaseEnd::Finish(done("right")))).await;
-    assert_eq!(fixture.settle(late).await, Verdict::Superseded, "it is terminal");
+    assert_eq!(
+        fixture.settle(late.clone()).await,
+        Verdict::Superseded,
+        "another holds it"
+    );
+    fixture
+        .settle(settlement(&lease, LeaseEnd::Finish(done("right"))))
+        .await;
+    assert_eq!(
+        fixture.settle(late).await,
+        Verdict::Superseded,
+        "it is terminal"
+    );
     assert_eq!(fixture.records(&batch, 0).await[0].ending, done("right"));
 }
 
@@ -259,12 +341,21 @@ async fn what_was_running_when_the_store_closed_is_pending_with_a_crash_mark() {
     let fixture = Fixture::new();
     fixture.create("b", 2).await;
     let leases = fixture.lease(2).await;
-    fixture.settle(settlement(&leases[0], LeaseEnd::Finish(done("x")))).await;
+    fixture
+        .settle(settlement(&leases[0], LeaseEnd::Finish(done("x"))))
+        .await;
     let fixture = fixture.reopen();
     let again = fixture.lease(5).await;
-    let told: Vec<_> = again.iter().map(|lease| (lease.token.item.index, lease.token.attempt)).collect();
+    let told: Vec<_> = again
+        .iter()
+        .map(|lease| (lease.token.item.index, lease.token.attempt))
+        .collect();
     assert_eq!(told, [(1, 2)], "attempt numbers never repeat");
-    assert_eq!((again[0].spent, again[0].crashes), (0, 1), "nothing is charged");
+    assert_eq!(
+        (again[0].spent, again[0].crashes),
+        (0, 1),
+        "nothing is charged"
+    );
     let late = settlement(&leases[1], LeaseEnd::Finish(done("late")));
     assert_eq!(fixture.settle(late).await, Verdict::Superseded);
 }
@@ -273,18 +364,41 @@ async fn what_was_running_when_the_store_closed_is_pending_with_a_crash_mark() {
 async fn a_cancel_before_the_first_attempt_records_every_item() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 2500).await;
-    let counts = fixture.store.cancel_batch(batch.head.no, "enough").await.unwrap();
-    assert_eq!(counts, CancelCounts { never_started: 2500, ..CancelCounts::default() });
-    assert!(fixture.lease(5).await.is_empty(), "once it answers, nothing starts");
+    let counts = fixture
+        .store
+        .cancel_batch(batch.head.no, "enough")
+        .await
+        .unwrap();
+    assert_eq!(
+        counts,
+        CancelCounts {
+            never_started: 2500,
+            ..CancelCounts::default()
+        }
+    );
+    assert!(
+        fixture.lease(5).await.is_empty(),
+        "once it answers, nothing starts"
+    );
     let mut hint = fixture.store.journal_hint(batch.head.no);
     while fixture.state("b").await != BatchState::Cancelled {
         hint.changed().await.unwrap();
     }
     let mut seen = BTreeSet::new();
-    while let Some(record) = fixture.records(&batch, u32::try_from(seen.len()).unwrap()).await.first() {
+    while let Some(record) = fixture
+        .records(&batch, u32::try_from(seen.len()).unwrap())
+        .await
+        .first()
+    {
         assert_eq!(record.sequence.0 as usize, seen.len() + 1);
-        for record in fixture.records(&batch, u32::try_from(seen.len()).unwrap()).await {
-            assert_eq!(record.ending.error().unwrap().reason, Reason::BATCH_CANCELLED.name.into());
+        for record in fixture
+            .records(&batch, u32::try_from(seen.len()).unwrap())
+            .await
+        {
+            assert_eq!(
+                record.ending.error().unwrap().reason,
+                Reason::BATCH_CANCELLED.name.into()
+            );
             assert!(seen.insert(record.index));
         }
     }
@@ -298,20 +412,47 @@ async fn a_cancel_and_a_completion_settle_item_by_item() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 4).await;
     let leases = fixture.lease(3).await;
-    fixture.settle(settlement(&leases[0], LeaseEnd::Finish(done("before")))).await;
-    let counts = fixture.store.cancel_batch(batch.head.no, "stop").await.unwrap();
-    assert_eq!(counts, CancelCounts { never_started: 1, stopping: 2, finished: 1 });
+    fixture
+        .settle(settlement(&leases[0], LeaseEnd::Finish(done("before"))))
+        .await;
+    let counts = fixture
+        .store
+        .cancel_batch(batch.head.no, "stop")
+        .await
+        .unwrap();
+    assert_eq!(
+        counts,
+        CancelCounts {
+            never_started: 1,
+            stopping: 2,
+            finished: 1
+        }
+    );
     assert!(leases[1].stop.is_cancelled() && leases[2].stop.is_cancelled());
-    let well = fixture.settle(settlement(&leases[1], LeaseEnd::Finish(done("after")))).await;
-    assert!(matches!(well, Verdict::Recorded(_)), "one that ends well still succeeds");
-    let badly = fixture.settle(settlement(&leases[2], again(clock::now()))).await;
-    assert!(matches!(badly, Verdict::Cancelled(_)), "one that does not is cancelled, not tried again");
+    let well = fixture
+        .settle(settlement(&leases[1], LeaseEnd::Finish(done("after"))))
+        .await;
+    assert!(
+        matches!(well, Verdict::Recorded(_)),
+        "one that ends well still succeeds"
+    );
+    let badly = fixture
+        .settle(settlement(&leases[2], again(clock::now())))
+        .await;
+    assert!(
+        matches!(badly, Verdict::Cancelled(_)),
+        "one that does not is cancelled, not tried again"
+    );
     let mut hint = fixture.store.journal_hint(batch.head.no);
     while fixture.state("b").await != BatchState::Cancelled {
         hint.changed().await.unwrap();
     }
-    let mut states: Vec<_> =
-        fixture.records(&batch, 0).await.iter().map(|one| (one.index, one.ending.state())).collect();
+    let mut states: Vec<_> = fixture
+        .records(&batch, 0)
+        .await
+        .iter()
+        .map(|one| (one.index, one.ending.state()))
+        .collect();
     states.sort_by_key(|(index, _)| *index);
     let (well, not) = (TerminalState::Succeeded, TerminalState::Cancelled);
     assert_eq!(states, [(0, well), (1, well), (2, not), (3, not)]);
@@ -322,7 +463,11 @@ async fn a_cancel_goes_on_after_a_restart() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 3).await;
     let leases = fixture.lease(1).await;
-    fixture.store.cancel_batch(batch.head.no, "stop").await.unwrap();
+    fixture
+        .store
+        .cancel_batch(batch.head.no, "stop")
+        .await
+        .unwrap();
     drop(leases);
     let fixture = fixture.reopen();
     let mut hint = fixture.store.journal_hint(batch.head.no);
@@ -337,12 +482,32 @@ async fn single_items_are_cancelled_and_the_others_go_on() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 4).await;
     let leases = fixture.lease(2).await;
-    fixture.settle(settlement(&leases[0], LeaseEnd::Finish(done("x")))).await;
-    let counts = fixture.store.cancel_items(batch.head.no, vec![0, 1, 2]).await.unwrap();
-    assert_eq!(counts, CancelCounts { never_started: 1, stopping: 1, finished: 1 });
-    let verdict = fixture.settle(settlement(&leases[1], again(clock::now()))).await;
+    fixture
+        .settle(settlement(&leases[0], LeaseEnd::Finish(done("x"))))
+        .await;
+    let counts = fixture
+        .store
+        .cancel_items(batch.head.no, vec![0, 1, 2])
+        .await
+        .unwrap();
+    assert_eq!(
+        counts,
+        CancelCounts {
+            never_started: 1,
+            stopping: 1,
+            finished: 1
+        }
+    );
+    let verdict = fixture
+        .settle(settlement(&leases[1], again(clock::now())))
+        .await;
     assert!(matches!(verdict, Verdict::Cancelled(_)));
-    let rest: Vec<_> = fixture.lease(9).await.iter().map(|lease| lease.token.item.index).collect();
+    let rest: Vec<_> = fixture
+        .lease(9)
+        .await
+        .iter()
+        .map(|lease| lease.token.item.index)
+        .collect();
     assert_eq!(rest, [3]);
     assert_eq!(fixture.state("b").await, BatchState::Running);
 }
@@ -352,46 +517,78 @@ async fn an_item_cancelled_while_it_ran_stays_so_over_a_restart() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 2).await;
     fixture.lease(1).await;
-    fixture.store.cancel_items(batch.head.no, vec![0]).await.unwrap();
+    fixture
+        .store
+        .cancel_items(batch.head.no, vec![0])
+        .await
+        .unwrap();
     let fixture = fixture.reopen();
     let records = fixture.records(&batch, 0).await;
-    assert_eq!((records[0].index, records[0].ending.state()), (0, TerminalState::Cancelled));
+    assert_eq!(
+        (records[0].index, records[0].ending.state()),
+        (0, TerminalState::Cancelled)
+    );
     assert_eq!(fixture.lease(9).await.len(), 1);
 }
 
 #[tokio::test]
 async fn appended_items_run_at_once_and_the_seal_ends_the_batch() {
     let fixture = Fixture::new();
-    let Created::New(batch) =
-        fixture.store.create_batch(new_batch(Some("u"), None, Content::Appended)).await.unwrap()
+    let Created::New(batch) = fixture
+        .store
+        .create_batch(new_batch(Some("u"), None, Content::Appended))
+        .await
+        .unwrap()
     else {
         panic!()
     };
     let no = batch.head.no;
     assert_eq!(fixture.store.append_items(no, 0, items(2)).await, Ok(2));
-    assert_eq!(fixture.store.append_items(no, 5, items(1)).await, Err(StoreError::WrongCount(2)));
+    assert_eq!(
+        fixture.store.append_items(no, 5, items(1)).await,
+        Err(StoreError::WrongCount(2))
+    );
     for _ in 0..2 {
         fixture.finish_one(done("x")).await;
     }
     assert_eq!(fixture.state("u").await, BatchState::Open, "more may come");
     assert_eq!(fixture.store.append_items(no, 2, items(1)).await, Ok(3));
-    assert_eq!(fixture.store.seal(no, 2).await.unwrap_err(), StoreError::WrongCount(3));
-    assert_eq!(fixture.store.seal(no, 3).await.unwrap().state, BatchState::Running);
-    assert_eq!(fixture.store.append_items(no, 3, items(1)).await, Err(StoreError::Sealed));
+    assert_eq!(
+        fixture.store.seal(no, 2).await.unwrap_err(),
+        StoreError::WrongCount(3)
+    );
+    assert_eq!(
+        fixture.store.seal(no, 3).await.unwrap().state,
+        BatchState::Running
+    );
+    assert_eq!(
+        fixture.store.append_items(no, 3, items(1)).await,
+        Err(StoreError::Sealed)
+    );
     fixture.finish_one(done("x")).await;
     assert_eq!(fixture.state("u").await, BatchState::Completed);
-    assert_eq!(fixture.store.append_items(no, 3, items(1)).await, Err(StoreError::Ended));
+    assert_eq!(
+        fixture.store.append_items(no, 3, items(1)).await,
+        Err(StoreError::Ended)
+    );
 }
 
 #[tokio::test]
 async fn a_seal_behind_the_last_finish_ends_the_batch() {
     let fixture = Fixture::new();
-    let Created::New(batch) =
-        fixture.store.create_batch(new_batch(Some("u"), None, Content::Appended)).await.unwrap()
+    let Created::New(batch) = fixture
+        .store
+        .create_batch(new_batch(Some("u"), None, Content::Appended))
+        .await
+        .unwrap()
     else {
         panic!()
     };
-    fixture.store.append_items(batch.head.no, 0, items(1)).await.unwrap();
+    fixture
+        .store
+        .append_items(batch.head.no, 0, items(1))
+        .await
+        .unwrap();
     fixture.finish_one(done("x")).await;
     let fixture = fixture.reopen();
     fixture.store.seal(batch.head.no, 1).await.unwrap();
@@ -401,18 +598,38 @@ async fn a_seal_behind_the_last_finish_ends_the_batch() {
 #[tokio::test]
 async fn items_are_found_by_the_names_their_caller_gave() {
     let fixture = Fixture::new();
-    let named = |name: &str| ItemSpec { id: Some(name.into()), ..ItemSpec::default() };
+    let named = |name: &str| ItemSpec {
+        id: Some(name.into()),
+        ..ItemSpec::default()
+    };
     let content = Content::Whole(vec![named("z"), named("7"), named("a/ä")]);
-    fixture.store.create_batch(new_batch(Some("n"), None, content)).await.unwrap();
-    let named = fixture.store.batch(&BatchId::parse("n").unwrap()).await.unwrap().head.no;
+    fixture
+        .store
+        .create_batch(new_batch(Some("n"), None, content))
+        .await
+        .unwrap();
+    let named = fixture
+        .store
+        .batch(&BatchId::parse("n").unwrap())
+        .await
+        .unwrap()
+        .head
+        .no;
     let plain = fixture.create("p", 3).await.head.no;
     let find = |no, id: &str| fixture.store.indexes(no, vec![id.into()]);
     assert_eq!(find(named, "a/ä").await, Ok(vec![2]));
     assert_eq!(find(named, "7").await, Ok(vec![1]));
-    assert_eq!(find(named, "0").await, Err(StoreError::NoItem("0".into())), "names, not positions");
+    assert_eq!(
+        find(named, "0").await,
+        Err(StoreError::NoItem("0".into())),
+        "names, not positions"
+    );
     assert_eq!(find(plain, "2").await, Ok(vec![2]));
     for unknown in ["3", "02", "x", ""] {
-        assert_eq!(find(plain, unknown).await, Err(StoreError::NoItem(unknown.into())));
+        assert_eq!(
+            find(plain, unknown).await,
+            Err(StoreError::NoItem(unknown.into()))
+        );
     }
 }
 
@@ -425,7 +642,9 @@ async fn counts_always_sum_to_the_total() {
         let leases = fixture.lease(1).await;
         let batch = fixture.store.batch(&id).await.unwrap();
         assert_eq!((batch.running, batch.tally.terminal()), (1, round));
-        fixture.settle(settlement(&leases[0], LeaseEnd::Finish(done("x")))).await;
+        fixture
+            .settle(settlement(&leases[0], LeaseEnd::Finish(done("x"))))
+            .await;
     }
 }
 
@@ -434,8 +653,16 @@ async fn a_closed_store_refuses_and_says_so() {
     let fixture = Fixture::new();
     let batch = fixture.create("b", 1).await;
     fixture.store.close();
-    let refused = fixture.store.create_batch(self::batch("c", 1)).await.unwrap_err();
+    let refused = fixture
+        .store
+        .create_batch(self::batch("c", 1))
+        .await
+        .unwrap_err();
     assert_eq!(refused, StoreError::Closed);
-    let refused = fixture.store.read_log(batch.head.no, Sequence(0)).await.unwrap_err();
+    let refused = fixture
+        .store
+        .read_log(batch.head.no, Sequence(0))
+        .await
+        .unwrap_err();
     assert_eq!(refused, StoreError::Closed);
 }

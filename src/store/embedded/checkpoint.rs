@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use super::schema::{self, Role};
@@ -106,6 +106,9 @@ fn run(
     stopped: &Receiver<()>,
 ) {
     while stopped.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if fatal.is_cancelled() {
+            return;
+        }
         if checkpoints.new_bytes.load(Ordering::Relaxed) < COPY_BYTES {
             continue;
         }
@@ -124,9 +127,8 @@ fn run(
                     );
                 }
             }
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => {
-                tracing::warn!(%error, "the log cannot be copied: the disk is full");
+            Err(error) if may_be_repeated(&error) => {
+                tracing::warn!(%error, "the log could not be copied this time");
             }
             Err(error) => {
                 tracing::error!(%error, "copying the log failed; the process ends");
@@ -135,4 +137,11 @@ fn run(
             }
         }
     }
+}
+
+/// Whether a checkpoint that failed so did no harm and may be tried again: somebody read, or the
+/// disk is full. After any other error nothing is known of what is on the disk.
+pub(crate) fn may_be_repeated(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    code == Some(ErrorCode::DatabaseBusy) || code == Some(ErrorCode::DiskFull)
 }

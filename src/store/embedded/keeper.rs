@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::checkpoint;
 use super::group::{Effects, Group, Refusal};
 use super::schema;
 use super::writer::{Answer, Operation, Request};
@@ -20,6 +21,9 @@ use crate::store::StoreError;
 /// How often results are tried again while the disk is full.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long after the disk was full the ballast is set aside again. Writing it holds commits up.
+const BALLAST_PAUSE: Duration = Duration::from_secs(30);
+
 /// The writing side of the store.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -27,8 +31,8 @@ pub(crate) struct Keeper {
     shared: Arc<Shared>,
     /// Cancelled batches whose remaining items have no record yet, in turn.
     sweeps: VecDeque<BatchNo>,
-    /// Whether the ballast was given up.
-    disk_was_full: bool,
+    /// Since when the ballast is given up, or was last asked for.
+    disk_full_since: Option<Instant>,
 }
 
 /// The store cannot go on; the process must end.
@@ -48,7 +52,7 @@ impl Keeper {
             db,
             shared,
             sweeps,
-            disk_was_full: false,
+            disk_full_since: None,
         }
     }
 
@@ -124,11 +128,17 @@ impl Keeper {
         self.shared.checkpoints.note_commit(bytes);
         if self.shared.checkpoints.take_request()
             && let Err(error) = schema::checkpoint(&self.db, "PASSIVE")
+            && !checkpoint::may_be_repeated(&error)
         {
             self.fail(&error);
         }
-        if self.disk_was_full && self.shared.dir.keep_ballast() {
-            self.disk_was_full = false;
+        if self
+            .disk_full_since
+            .is_some_and(|since| clock::instant().duration_since(since) > BALLAST_PAUSE)
+        {
+            // Either there is room for it again, or the next look comes after another pause.
+            let kept = self.shared.dir.keep_ballast();
+            self.disk_full_since = (!kept).then(clock::instant);
         }
     }
 
@@ -234,14 +244,14 @@ impl Keeper {
     }
 
     fn make_room(&mut self) {
-        if !self.disk_was_full {
+        if self.disk_full_since.is_none() {
             let ballast = self.shared.dir.give_ballast();
             tracing::error!(
                 ballast,
                 "the disk is full: new work is refused until there is room"
             );
         }
-        self.disk_was_full = true;
+        self.disk_full_since = Some(clock::instant());
     }
 
     fn give_up(&self, group: Vec<Operation>, error: &rusqlite::Error) -> Result<(), Fatal> {

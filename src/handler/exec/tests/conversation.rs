@@ -175,7 +175,7 @@ async fn a_program_that_cannot_be_started_is_a_failure_worth_another_attempt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_attempts_at_once_do_not_mix() {
     let exec = exec(&["cat"]);
-    let inputs: Vec<String> = (0..64_usize)
+    let inputs: Vec<String> = (0..24_usize)
         .map(|at| at.to_string().repeat(at * 100))
         .collect();
     let outputs = inputs.iter().map(|input| output_text(&exec, input));

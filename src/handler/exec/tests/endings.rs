@@ -1,13 +1,9 @@
 //! What is left of a program when its attempt ends: nothing, whichever way it ends.
 
-use std::os::unix::process::CommandExt as _;
-use std::process::Stdio;
-
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::*;
 
 /// Shell words that wait until their program has ended and is not reaped yet.
+#[cfg(target_os = "linux")]
 const UNTIL_ORPHANED: &str = r#"until grep -q "^$$ (sh) Z" /proc/$$/stat; do :; done"#;
 
 #[tokio::test]
@@ -32,6 +28,8 @@ async fn what_a_process_writes_within_that_second_counts() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_process_that_has_left_the_group_cannot_hold_up_the_outcome() {
+    use rustix::process::{Pid, Signal, kill_process};
+
     let mut witness = Witness::new();
     let exec = witness.shell("setsid sh -c 'sleep 60 & echo $! >&3'; echo early");
     assert_eq!(output_text(&exec, "").await, "early\n");
@@ -158,6 +156,9 @@ async fn an_attempt_that_is_dropped_during_its_grace_leaves_nobody_alive() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_orphaned_group_is_ended_if_it_computes_the_item_and_only_then() {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Stdio;
+
     let mut witness = Witness::new();
     let script = witness.script("echo up >&3; sleep 60 & exit 0");
     let mut leader = Command::new("sh")

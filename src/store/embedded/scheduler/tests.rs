@@ -33,13 +33,17 @@ impl Story {
             on_disconnect: OnDisconnect::Continue,
             created: self.now,
         };
-        self.scheduler.admit(LiveBatch::new(Arc::new(head), BatchState::Running, items));
+        self.scheduler
+            .admit(LiveBatch::new(Arc::new(head), BatchState::Running, items));
         self
     }
 
     /// Grants up to `want` items and answers them as (batch, index).
     fn grant(&mut self, want: usize) -> Vec<(u32, u32)> {
-        self.tokens(want).iter().map(|token| (token.item.batch.0, token.item.index)).collect()
+        self.tokens(want)
+            .iter()
+            .map(|token| (token.item.batch.0, token.item.index))
+            .collect()
     }
 
     fn tokens(&mut self, want: usize) -> Vec<LeaseToken> {
@@ -48,13 +52,17 @@ impl Story {
             *nonces += 1;
             *nonces
         };
-        let grants = self.scheduler.grant(&QueueName::default(), want, self.now, &mut nonce);
+        let grants = self
+            .scheduler
+            .grant(&QueueName::default(), want, self.now, &mut nonce);
         grants.into_iter().map(|grant| grant.token).collect()
     }
 
     fn finish(&mut self, no: u32, index: u32) -> Sequence {
         let item = key(no, index);
-        let sequence = self.scheduler.end(item, TerminalState::Succeeded, &mut Vec::new());
+        let sequence = self
+            .scheduler
+            .end(item, TerminalState::Succeeded, &mut Vec::new());
         self.scheduler.ended(item);
         sequence
     }
@@ -63,27 +71,42 @@ impl Story {
     fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
         self.scheduler.end_lease(key(no, index), &mut Vec::new());
         self.scheduler.ended(key(no, index));
-        self.scheduler.resume(key(no, index), past, Timestamp(due), None);
+        self.scheduler
+            .resume(key(no, index), past, Timestamp(due), None);
     }
 }
 
 fn key(no: u32, index: u32) -> ItemKey {
-    ItemKey { batch: BatchNo(no), index }
+    ItemKey {
+        batch: BatchNo(no),
+        index,
+    }
 }
 
 fn tried(attempts: u32) -> Past {
-    Past { attempts, spent: attempts, ..Past::default() }
+    Past {
+        attempts,
+        spent: attempts,
+        ..Past::default()
+    }
 }
 
 fn crashed(crashes: u32) -> Past {
-    Past { attempts: crashes, crashes, ..Past::default() }
+    Past {
+        attempts: crashes,
+        crashes,
+        ..Past::default()
+    }
 }
 
 #[test]
 fn batches_take_turns_and_items_go_in_order() {
     let mut story = Story::default();
     story.admit(1, 3).admit(2, 1).admit(3, 2);
-    assert_eq!(story.grant(10), [(1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (1, 2)]);
+    assert_eq!(
+        story.grant(10),
+        [(1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (1, 2)]
+    );
     assert_eq!(story.grant(10), []);
 }
 
@@ -111,10 +134,18 @@ fn a_retry_waits_for_its_time_and_then_goes_first() {
     assert_eq!(story.grant(1), [(1, 0)]);
     story.resume(1, 0, tried(1), 50);
     assert_eq!(story.grant(1), [(1, 1)], "it is not due yet");
-    assert_eq!(story.scheduler.next_due(&QueueName::default()), None, "the batch is in the ring anyhow");
+    assert_eq!(
+        story.scheduler.next_due(&QueueName::default()),
+        None,
+        "the batch is in the ring anyhow"
+    );
     story.now = Timestamp(50);
     let tokens = story.tokens(1);
-    assert_eq!((tokens[0].item, tokens[0].attempt), (key(1, 0), 2), "attempt numbers go on");
+    assert_eq!(
+        (tokens[0].item, tokens[0].attempt),
+        (key(1, 0), 2),
+        "attempt numbers go on"
+    );
     assert_eq!(story.grant(5), [(1, 2)]);
 }
 
@@ -125,7 +156,10 @@ fn a_batch_that_only_waits_says_when_it_is_due() {
     story.grant(1);
     story.resume(1, 0, tried(1), 70);
     assert_eq!(story.grant(1), []);
-    assert_eq!(story.scheduler.next_due(&QueueName::default()), Some(Timestamp(70)));
+    assert_eq!(
+        story.scheduler.next_due(&QueueName::default()),
+        Some(Timestamp(70))
+    );
     story.now = Timestamp(70);
     assert_eq!(story.grant(1), [(1, 0)]);
 }
@@ -134,7 +168,9 @@ fn a_batch_that_only_waits_says_when_it_is_due() {
 fn a_terminal_item_is_never_granted() {
     let mut story = Story::default();
     story.admit(1, 3);
-    story.scheduler.end(key(1, 1), TerminalState::Cancelled, &mut Vec::new());
+    story
+        .scheduler
+        .end(key(1, 1), TerminalState::Cancelled, &mut Vec::new());
     assert_eq!(story.grant(5), [(1, 0), (1, 2)]);
 }
 
@@ -156,9 +192,17 @@ fn a_stale_token_has_lost_its_standing() {
     let first = story.tokens(1)[0];
     assert_eq!(story.scheduler.standing(first), Standing::Held);
     story.resume(1, 0, tried(1), 0);
-    assert_eq!(story.scheduler.standing(first), Standing::Lost, "it is pending");
+    assert_eq!(
+        story.scheduler.standing(first),
+        Standing::Lost,
+        "it is pending"
+    );
     let second = story.tokens(1)[0];
-    assert_eq!(story.scheduler.standing(first), Standing::Lost, "it is another's");
+    assert_eq!(
+        story.scheduler.standing(first),
+        Standing::Lost,
+        "it is another's"
+    );
     assert_eq!(story.scheduler.standing(second), Standing::Held);
     story.finish(1, 0);
     assert_eq!(story.scheduler.standing(second), Standing::Terminal);
@@ -172,8 +216,18 @@ fn staged_changes_can_be_taken_back() {
     story.admit(1, 2);
     let tokens = story.tokens(2);
     let mut undo = Vec::new();
-    assert_eq!(story.scheduler.end(key(1, 1), TerminalState::Failed, &mut undo), Sequence(1));
-    assert!(story.scheduler.mark_cancelled(key(1, 0), &mut undo).is_some());
+    assert_eq!(
+        story
+            .scheduler
+            .end(key(1, 1), TerminalState::Failed, &mut undo),
+        Sequence(1)
+    );
+    assert!(
+        story
+            .scheduler
+            .mark_cancelled(key(1, 0), &mut undo)
+            .is_some()
+    );
     story.scheduler.end_lease(key(1, 0), &mut undo);
     story.scheduler.undo(undo);
     let batch = story.scheduler.batch(BatchNo(1)).unwrap();
@@ -187,7 +241,9 @@ fn staged_changes_can_be_taken_back() {
 fn a_grant_that_could_not_be_handed_over_is_due_as_before() {
     let mut story = Story::default();
     story.admit(1, 2);
-    let grants = story.scheduler.grant(&QueueName::default(), 1, story.now, || 1);
+    let grants = story
+        .scheduler
+        .grant(&QueueName::default(), 1, story.now, || 1);
     story.scheduler.take_back(&grants[0]);
     assert_eq!(story.grant(5), [(1, 0), (1, 1)]);
 }
@@ -196,9 +252,17 @@ fn a_grant_that_could_not_be_handed_over_is_due_as_before() {
 fn marked_items_run_one_at_a_time_beside_unmarked_ones() {
     let mut story = Story::default();
     story.admit(1, 4);
-    story.scheduler.resume(key(1, 0), crashed(1), Timestamp(0), Some(9));
-    story.scheduler.resume(key(1, 1), crashed(2), Timestamp(0), Some(9));
-    assert_eq!(story.grant(10), [(1, 0), (1, 2), (1, 3)], "the one with fewer marks is first");
+    story
+        .scheduler
+        .resume(key(1, 0), crashed(1), Timestamp(0), Some(9));
+    story
+        .scheduler
+        .resume(key(1, 1), crashed(2), Timestamp(0), Some(9));
+    assert_eq!(
+        story.grant(10),
+        [(1, 0), (1, 2), (1, 3)],
+        "the one with fewer marks is first"
+    );
     assert!(story.scheduler.take_held_back());
     story.finish(1, 0);
     assert_eq!(story.grant(10), [(1, 1)]);
@@ -209,8 +273,14 @@ fn an_item_on_its_last_chance_runs_with_nothing_beside_it() {
     let mut story = Story::default();
     story.admit(1, 3);
     story.grant(1);
-    story.scheduler.resume(key(1, 2), crashed(2), Timestamp(0), None);
-    assert_eq!(story.grant(10), [], "something runs, and nothing more may start");
+    story
+        .scheduler
+        .resume(key(1, 2), crashed(2), Timestamp(0), None);
+    assert_eq!(
+        story.grant(10),
+        [],
+        "something runs, and nothing more may start"
+    );
     story.finish(1, 0);
     assert_eq!(story.grant(10), [(1, 2)]);
     assert_eq!(story.grant(10), []);
@@ -223,7 +293,9 @@ fn a_cancelled_item_on_its_last_chance_holds_nobody_back() {
     let mut story = Story::default();
     story.admit(1, 3);
     story.grant(1);
-    story.scheduler.resume(key(1, 2), crashed(2), Timestamp(0), None);
+    story
+        .scheduler
+        .resume(key(1, 2), crashed(2), Timestamp(0), None);
     assert_eq!(story.grant(1), []);
     story.finish(1, 2);
     assert_eq!(story.grant(10), [(1, 1)]);
