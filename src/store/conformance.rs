@@ -83,7 +83,7 @@ impl Fixture {
     }
 }
 
-fn open(dir: &TempDir) -> Store {
+pub(super) fn open(dir: &TempDir) -> Store {
     Store::open(&StoreOptions {
         data_dir: dir.path().to_owned(),
     })
@@ -91,7 +91,7 @@ fn open(dir: &TempDir) -> Store {
     .0
 }
 
-fn items(count: u32) -> Vec<ItemSpec> {
+pub(super) fn items(count: u32) -> Vec<ItemSpec> {
     (0..count)
         .map(|i| ItemSpec {
             input: Payload::text(i.to_string()),
@@ -104,7 +104,7 @@ fn batch(id: &str, count: u32) -> NewBatch {
     new_batch(Some(id), None, Content::Whole(items(count)))
 }
 
-fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> NewBatch {
+pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> NewBatch {
     let (queue, options) = (QueueName::default(), BatchOptions::default());
     let hashed = match &content {
         Content::Whole(items) => fingerprint(&queue, &options, items),
@@ -122,7 +122,7 @@ fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> Ne
     }
 }
 
-fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
+pub(super) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
     Settlement {
         token: lease.token,
         head: Arc::clone(&lease.head),
@@ -136,11 +136,11 @@ fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
     }
 }
 
-fn done(text: &str) -> Ending {
+pub(super) fn done(text: &str) -> Ending {
     Ending::Succeeded(Payload::text(text))
 }
 
-fn failed() -> ItemError {
+pub(super) fn failed() -> ItemError {
     ItemError::handler("EXIT_1", "no", true)
 }
 

@@ -5,11 +5,13 @@
 //! [`Store::journal_hint`] and [`Store::work_hint`]) may be lost: whoever waits for one looks again
 //! after a while.
 //!
-//! There is one keeper, [`embedded`]; [`conformance`] is the suite every keeper must pass.
+//! There is one keeper, [`embedded`]. `conformance` and `model` are the suite every keeper must pass.
 
 #[cfg(test)]
 mod conformance;
 mod embedded;
+#[cfg(test)]
+mod model;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Who is in a process group: what the system tells of it, which is enough on Linux alone.
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Ends a process group that a server left behind when it was killed. True if there was one.
 ///
@@ -9,20 +9,17 @@ use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 /// elsewhere nothing is done.
 pub fn end_orphan(process_group: u32, idempotency_key: &str) -> bool {
     // Number 1 would stand for every process there is, and 0 for this one's own group.
-    let number = i32::try_from(process_group)
-        .ok()
-        .filter(|&number| number > 1);
-    let Some(group) = number.and_then(Pid::from_raw) else {
+    let number = i32::try_from(process_group).unwrap_or(0);
+    let Some(group) = Pid::from_raw(number).filter(|_| number > 1) else {
         return false;
     };
-    let is_own = group == getpgrp();
-    !is_own && has_marked(group, idempotency_key) && kill_process_group(group, Signal::KILL).is_ok()
+    has_orphan(group, idempotency_key) && kill_process_group(group, Signal::KILL).is_ok()
 }
 
 #[cfg(target_os = "linux")]
 pub(super) use self::proc::has_living;
 #[cfg(target_os = "linux")]
-use self::proc::has_marked;
+use self::proc::has_orphan;
 
 /// Whether someone in the group is alive.
 ///
@@ -33,7 +30,7 @@ pub(super) fn has_living(group: Pid) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn has_marked(_group: Pid, _idempotency_key: &str) -> bool {
+fn has_orphan(_group: Pid, _idempotency_key: &str) -> bool {
     false
 }
 
@@ -57,15 +54,18 @@ mod proc {
         members(group).any(|member| member.is_living)
     }
 
-    /// Whether someone in the group computes the item with this idempotency key.
-    pub(super) fn has_marked(group: Pid, idempotency_key: &str) -> bool {
+    /// Whether someone in the group computes the item with this idempotency key, and this process is
+    /// not in the group itself, as it may be if another server runs it as a handler.
+    pub(super) fn has_orphan(group: Pid, idempotency_key: &str) -> bool {
         let mark = format!("{IDEMPOTENCY_KEY}={idempotency_key}");
-        members(group).any(|member| {
+        let is_marked = |member: &Member| {
             let environment = fs::read(format!("/proc/{}/environ", member.pid)).unwrap_or_default();
-            environment
-                .split(|&byte| byte == 0)
-                .any(|variable| variable == mark.as_bytes())
-        })
+            let mut variables = environment.split(|&byte| byte == 0);
+            variables.any(|variable| variable == mark.as_bytes())
+        };
+        let own = std::process::id().to_string();
+        let members: Vec<Member> = members(group).collect();
+        members.iter().all(|member| member.pid != own) && members.iter().any(is_marked)
     }
 
     /// The processes of a group. One that comes or goes meanwhile may be missed.
@@ -84,9 +84,8 @@ mod proc {
     fn read_stat(stat: &[u8]) -> Option<(bool, i32)> {
         // The name may hold anything, brackets and spaces too.
         let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-        let mut fields = str::from_utf8(&stat[name_end + 1..])
-            .ok()?
-            .split_ascii_whitespace();
+        let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
+        let mut fields = fields.split_ascii_whitespace();
         let is_living = !matches!(fields.next()?, "Z" | "X" | "x");
         Some((is_living, fields.nth(1)?.parse().ok()?))
     }

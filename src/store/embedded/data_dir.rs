@@ -110,15 +110,11 @@ impl DataDir {
         {
             return true;
         }
-        // Written, not only sized: a hole would reserve nothing.
-        let written = File::create(&path).and_then(|mut file| {
-            let block = vec![0; 1 << 20];
-            (0..BALLAST_BYTES / block.len()).try_for_each(|_| file.write_all(&block))
-        });
-        if written.is_err() {
+        let kept = File::create(&path).and_then(|file| reserve(file, BALLAST_BYTES));
+        if kept.is_err() {
             self.give_ballast();
         }
-        written.is_ok()
+        kept.is_ok()
     }
 
     /// Gives the room up. Answers whether there was some.
@@ -230,6 +226,19 @@ impl DataDir {
         File::open(&self.path)
             .and_then(|dir| dir.sync_all())
             .map_err(io)
+    }
+}
+
+/// Gives a file blocks of its own. Sizing it would not do: a hole reserves nothing.
+fn reserve(mut file: File, bytes: usize) -> io::Result<()> {
+    let whole = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes as u64);
+    match whole.map_err(io::Error::from) {
+        // Not every file system can; then it is written.
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => {
+            let block = vec![0; 1 << 20];
+            (0..bytes / block.len()).try_for_each(|_| file.write_all(&block))
+        }
+        whole => whole,
     }
 }
 
