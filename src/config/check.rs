@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::layers::{Checked, Layers};
 use super::{
     Config, ConfigError, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
-    StoreConfig, file, parse_duration, parse_size, processors,
+    StoreConfig, file, parallelism, parse_duration, parse_size,
 };
 use crate::base::{limits, telemetry};
 use crate::domain::ids::QueueName;
@@ -82,7 +82,7 @@ impl Check {
                 ),
             ));
         }
-        let threads = (processors() / 2).clamp(1, 4);
+        let threads = (parallelism() / 2).clamp(1, 4);
         Ok(ServerConfig {
             listen,
             insecure,

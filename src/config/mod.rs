@@ -134,7 +134,7 @@ impl Config {
     pub fn default_queue() -> QueueConfig {
         QueueConfig {
             handler: None,
-            slots: processors(),
+            slots: parallelism(),
             item_timeout: Duration::from_secs(600),
             retry: RetrySettings::default(),
         }
@@ -142,7 +142,7 @@ impl Config {
 }
 
 /// How many processors this process may use.
-fn processors() -> usize {
+fn parallelism() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(limits::SLOTS_MAX)

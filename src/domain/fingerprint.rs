@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_on_disk() {
         let Fingerprint(bytes) = of(&[item("a")]);
-        let hex: String = bytes[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(hex, "2895b9d50963549e", "a new layout needs a new version");
+        assert_eq!(
+            u64::from_be_bytes(*bytes.first_chunk().unwrap()),
+            0x2895_b9d5_0963_549e,
+            "a new layout needs a new version"
+        );
     }
 }

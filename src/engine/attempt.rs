@@ -121,10 +121,7 @@ impl Executor {
             .and_then(Result::ok);
         match (cause, late) {
             // After its limit an attempt never succeeds.
-            (StopCause::TimedOut, _) => {
-                let message = format!("the attempt ran into its limit of {limit:?}");
-                Outcome::Failed(ItemError::of(Reason::ITEM_TIMEOUT, &message))
-            }
+            (StopCause::TimedOut, late) => Outcome::Failed(timed_out(limit, late)),
             (StopCause::Cancelled | StopCause::Halted, Some(Outcome::Succeeded(output))) => {
                 Outcome::Succeeded(output)
             }
@@ -182,6 +179,17 @@ impl Executor {
             },
         }
     }
+}
+
+/// The error of an attempt that ran into its limit, with what the handler had to say at last.
+fn timed_out(limit: Duration, late: Option<Outcome>) -> ItemError {
+    let mut message = format!("the attempt ran into its limit of {limit:?}");
+    if let Some(Outcome::Failed(error) | Outcome::Released { error, .. }) = late
+        && !error.message.is_empty()
+    {
+        message = format!("{message}; last words: {}", error.message);
+    }
+    ItemError::of(Reason::ITEM_TIMEOUT, &message)
 }
 
 fn failed(reason: Reason, message: &str) -> LeaseEnd {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::conformance::{done, failed, new_batch, open, settlement};
+use super::conformance::{done, failed, items as items_of, new_batch, open, settlement};
 use super::*;
 use crate::base::clock;
 use crate::domain::batch::BatchState;
@@ -97,11 +97,7 @@ impl Told {
         match *step {
             Step::Create { id, items } => {
                 let id = format!("b{id}");
-                let new = new_batch(
-                    Some(&id),
-                    None,
-                    Content::Whole(super::conformance::items(items.into())),
-                );
+                let new = new_batch(Some(&id), None, Content::Whole(items_of(items.into())));
                 match self.store.create_batch(new).await {
                     Ok(Created::New(batch)) => {
                         assert!(
@@ -148,7 +144,7 @@ impl Told {
             Step::Append { batch, items } => {
                 let Some(no) = self.pick(batch) else { return };
                 let first = self.batches[&no].total;
-                let appended = super::conformance::items(items.into());
+                let appended = items_of(items.into());
                 if let Ok(total) = self.store.append_items(no, first, appended).await {
                     assert_eq!(total, first + u32::from(items));
                     self.batches.get_mut(&no).unwrap().total = total;
