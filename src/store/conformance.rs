@@ -246,7 +246,7 @@ async fn every_key_must_name_the_same_batch() {
         match (create(submit(id, request)).await, refused) {
             (Ok(Created::Existing(_)), None) => {}
             (Err(error), Some(key)) => {
-                assert_eq!(error, StoreError::Conflict(key), "{id:?} {request:?}")
+                assert_eq!(error, StoreError::Conflict(key), "{id:?} {request:?}");
             }
             (other, _) => panic!("{id:?} {request:?}: {other:?}"),
         }

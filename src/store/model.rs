@@ -95,39 +95,7 @@ struct Seen {
 impl Told {
     async fn take(&mut self, step: &Step) {
         match *step {
-            Step::Create { id, items } => {
-                let id = format!("b{id}");
-                let new = new_batch(Some(&id), None, Content::Whole(items_of(items.into())));
-                match self.store.create_batch(new).await {
-                    Ok(Created::New(batch)) => {
-                        assert!(
-                            self.batches.values().all(|seen| seen.id != id),
-                            "{id} was there"
-                        );
-                        self.batches.insert(
-                            batch.head.no,
-                            Seen {
-                                id,
-                                total: items.into(),
-                                ..Seen::default()
-                            },
-                        );
-                    }
-                    Ok(Created::Existing(batch)) => {
-                        let seen = &self.batches[&batch.head.no];
-                        assert_eq!((&seen.id, seen.total), (&id, u32::from(items)), "I10");
-                    }
-                    Err(StoreError::Conflict(Key::BatchId)) => {
-                        let seen = self
-                            .batches
-                            .values()
-                            .find(|seen| seen.id == id)
-                            .expect("taken");
-                        assert_ne!(seen.total, u32::from(items), "I10");
-                    }
-                    Err(other) => panic!("{other:?}"),
-                }
-            }
+            Step::Create { id, items } => self.create(format!("b{id}"), items.into()).await,
             Step::Open { id } => {
                 let id = format!("b{id}");
                 let new = new_batch(Some(&id), None, Content::Appended);
@@ -159,7 +127,7 @@ impl Told {
             Step::Succeed { lease } => self.settle(lease, LeaseEnd::Finish(done("x"))).await,
             Step::Fail { lease } => {
                 self.settle(lease, LeaseEnd::Finish(Ending::Failed(failed())))
-                    .await
+                    .await;
             }
             Step::Release { lease } => {
                 let (due, error) = (clock::now(), failed());
@@ -191,6 +159,39 @@ impl Told {
                 assert_eq!(sum as usize, items.len(), "I7: each item has one answer");
             }
             Step::Reopen => self.reopen(),
+        }
+    }
+
+    async fn create(&mut self, id: String, items: u32) {
+        let new = new_batch(Some(&id), None, Content::Whole(items_of(items)));
+        match self.store.create_batch(new).await {
+            Ok(Created::New(batch)) => {
+                assert!(
+                    self.batches.values().all(|seen| seen.id != id),
+                    "{id} was there"
+                );
+                self.batches.insert(
+                    batch.head.no,
+                    Seen {
+                        id,
+                        total: items,
+                        ..Seen::default()
+                    },
+                );
+            }
+            Ok(Created::Existing(batch)) => {
+                let seen = &self.batches[&batch.head.no];
+                assert_eq!((&seen.id, seen.total), (&id, items), "I10");
+            }
+            Err(StoreError::Conflict(Key::BatchId)) => {
+                let seen = self
+                    .batches
+                    .values()
+                    .find(|seen| seen.id == id)
+                    .expect("taken");
+                assert_ne!(seen.total, items, "I10");
+            }
+            Err(other) => panic!("{other:?}"),
         }
     }
 
@@ -247,7 +248,7 @@ impl Told {
         };
         match (verdict, end) {
             (Verdict::Recorded(at), LeaseEnd::Finish(ending)) => {
-                assert_eq!(record(at), ending.state())
+                assert_eq!(record(at), ending.state());
             }
             (Verdict::Cancelled(at), _) => assert_eq!(record(at), TerminalState::Cancelled),
             (Verdict::Released, LeaseEnd::Release { .. }) => {}

@@ -382,7 +382,7 @@ mod tests {
             };
             let output = match &ending {
                 Ending::Succeeded(output) => output.bytes().to_vec(),
-                _ => Vec::new(),
+                Ending::Failed(_) | Ending::Cancelled(_) | Ending::Expired(_) => Vec::new(),
             };
             let blob = encode_result(&ending, &meta);
             let back = decode_result(ending.state(), &blob, output).expect("it was encoded");
