@@ -148,8 +148,12 @@ pub const CONNECTION_STREAMS_MAX: u32 = 1024;
 /// Bytes of the headers of one request.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 
-/// How long an outcome's worker may be silent about a lost hint before work is looked for anyway.
-pub const HINT_LOST_MAX: Duration = Duration::from_secs(1);
+/// How long a pool waits for a hint before it looks for work anyway: hints may be lost.
+pub const WORK_HINT_LOST_MAX: Duration = Duration::from_secs(1);
+
+/// How long a reader waits for a hint before it looks at the journal anyway. Longer, because there
+/// may be thousands of readers and each look is a read.
+pub const JOURNAL_HINT_LOST_MAX: Duration = Duration::from_secs(10);
 
 /// Connections at once. Below the usual limit of file descriptors that services run with.
 pub const CONNECTIONS_MAX: usize = 10_000;

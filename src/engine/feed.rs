@@ -101,7 +101,7 @@ impl Feed {
     /// Waits until there may be more, or for as long as a hint may be lost. Cancel safe.
     pub async fn changed(&mut self) {
         // The sender is kept by the store; if it is gone, looking again is right too.
-        drop(tokio::time::timeout(limits::HINT_LOST_MAX, self.hint.changed()).await);
+        drop(tokio::time::timeout(limits::JOURNAL_HINT_LOST_MAX, self.hint.changed()).await);
     }
 
     /// The reader's cursor.

@@ -90,7 +90,7 @@ impl Engine {
     }
 
     async fn wait_for_change(&self, hint: &mut tokio::sync::watch::Receiver<()>, most: Duration) {
-        let most = most.min(limits::HINT_LOST_MAX);
+        let most = most.min(limits::JOURNAL_HINT_LOST_MAX);
         tokio::select! {
             // A drain answers waiting calls with what is known.
             () = self.0.draining.cancelled() => {}

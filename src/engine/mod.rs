@@ -158,7 +158,7 @@ impl Engine {
         {
             tracing::info!("the grace is nearly over: what still runs is asked to stop");
             self.0.halt.cancel();
-            let rest = stop_grace + limits::HINT_LOST_MAX;
+            let rest = stop_grace + limits::WORK_HINT_LOST_MAX;
             if tokio::time::timeout(rest, self.0.attempts.all_ended())
                 .await
                 .is_err()

@@ -75,11 +75,11 @@ impl Pool {
                     None
                 }
             };
-            let idle = next_due.map_or(limits::HINT_LOST_MAX, |due| due.since(clock::now()));
+            let idle = next_due.map_or(limits::WORK_HINT_LOST_MAX, |due| due.since(clock::now()));
             tokio::select! {
                 () = self.draining.cancelled() => return,
                 () = work.notified() => {}
-                () = tokio::time::sleep(idle.clamp(Duration::from_millis(1), limits::HINT_LOST_MAX)) => {}
+                () = tokio::time::sleep(idle.clamp(Duration::from_millis(1), limits::WORK_HINT_LOST_MAX)) => {}
             }
         }
     }

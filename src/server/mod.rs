@@ -1,6 +1,6 @@
 //! Floor 5: the composition root. It wires everything together and decides nothing.
 //!
-//! [`Node`] is a store with an engine on it, which `sooner run` uses as it is; [`serve`] puts the
+//! [`Node`] is a store with an engine on it, which `sooner run` uses as it is; [`Server`] puts the
 //! gRPC port in front of one.
 
 mod drain;
