@@ -165,6 +165,8 @@ impl Line {
         let (reason, error) = self
             .error
             .map_or_else(Default::default, |it| (it.reason, it.message));
+        // JSON has no number for the u128 that this is.
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "sooner::item",
             batch_id = %self.head.id,
@@ -173,8 +175,8 @@ impl Line {
             state,
             reason = &*reason,
             error = &*error,
-            queued_ms = self.queued.as_millis(),
-            ran_ms = self.ran.as_millis(),
+            queued_ms = millis(self.queued),
+            ran_ms = millis(self.ran),
             "attempt ended"
         );
     }

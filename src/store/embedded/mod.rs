@@ -10,6 +10,8 @@
 
 mod checkpoint;
 mod codec;
+#[cfg(test)]
+mod damage;
 mod data_dir;
 mod group;
 mod hints;
@@ -323,8 +325,12 @@ impl Store {
             let Some(row) = rows::batch(db, batch)? else {
                 return Ok(None);
             };
-            let most = (limits::PAGE_RECORDS_MAX / part).max(1);
-            let records = rows::results(db, batch, after, most, limits::PAGE_BYTES_MAX / part)?;
+            let reach = rows::Reach {
+                records_max: (limits::PAGE_RECORDS_MAX / part).max(1),
+                bytes_max: limits::PAGE_BYTES_MAX / part,
+            };
+            let last = row.batch.last_sequence();
+            let records = rows::results(db, batch, after, last, reach)?;
             Ok(Some(Page {
                 records,
                 batch: row.batch,

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{Sql, cached, crc, damaged};
+use super::{Sql, cached, crc, damaged, is_corrupt};
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::ItemSpec;
 use crate::store::Damaged;
@@ -59,10 +59,15 @@ pub(crate) fn items(
             break;
         }
         let key = ItemKey { batch, index }.packed();
-        let item = select
+        let item = match select
             .query_row([key], |row| read_item(key, row))
-            .optional()?
-            .unwrap_or(Err(Damaged));
+            .optional()
+        {
+            Ok(item) => item.unwrap_or(Err(Damaged)),
+            // An unreadable item fails by itself; its neighbours on other pages go on.
+            Err(error) if is_corrupt(&error) => Err(Damaged),
+            Err(error) => return Err(error),
+        };
         bytes += item.as_ref().map_or(0, |item| item.input.bytes().len());
         items.push((index, item));
     }

@@ -5,7 +5,7 @@ mod batches;
 mod items;
 mod results;
 
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, ErrorCode};
 
 pub(crate) use self::attempts::{
     AttemptKind, AttemptRow, attempts_of_batch, attempts_of_item, insert_attempt,
@@ -14,7 +14,9 @@ pub(crate) use self::batches::{
     BatchRow, batch, batch_by_id, batch_by_request, insert_batch, live_batches, update_batch,
 };
 pub(crate) use self::items::{client_ids, index_of, insert_items, items};
-pub(crate) use self::results::{insert_result, result_of, results, terminal_indexes, unattempted};
+pub(crate) use self::results::{
+    Reach, insert_result, result_of, results, terminal_indexes, unattempted,
+};
 
 type Sql<T> = rusqlite::Result<T>;
 
@@ -35,4 +37,18 @@ fn cached<'a>(db: &'a Connection, sql: &str) -> Sql<CachedStatement<'a>> {
 fn damaged(column: usize, what: &str) -> rusqlite::Error {
     let cause = format!("the {what} is damaged").into();
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, cause)
+}
+
+/// Whether a page or a row is damaged: what stands elsewhere can still be read.
+fn is_corrupt(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    // A column of another type than was written is what a flipped bit in a row's header makes.
+    let ill_typed = matches!(
+        error,
+        Error::InvalidColumnType(..)
+            | Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+    );
+    ill_typed || error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Sql, cached, crc, damaged};
+use super::{Sql, cached, crc, damaged, is_corrupt};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::ids::{BatchNo, ItemKey, Sequence};
@@ -60,35 +60,40 @@ pub(crate) fn insert_result(
     Ok(())
 }
 
-/// The results behind `after`, in order, at most `records_max` and as far as `bytes_max` reaches
-/// but at least one. A damaged record keeps its sequence.
+/// How far one read of a journal goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Records at most.
+    pub(crate) records_max: usize,
+    /// Bytes of outputs after which no further record is read; the first always is.
+    pub(crate) bytes_max: usize,
+}
+
+/// The results behind `after`, in order, at least up to `last` as far as `reach` goes. A damaged
+/// record keeps its sequence, even if its page cannot be read any more.
 pub(crate) fn results(
     db: &Connection,
     batch: BatchNo,
     after: Sequence,
-    records_max: usize,
-    bytes_max: usize,
+    last: Sequence,
+    reach: Reach,
 ) -> Sql<Vec<Record>> {
-    let from = ItemKey {
-        batch,
-        index: after.0,
+    match read_page(db, batch, after, reach) {
+        Ok(records) if is_whole(&records, after, last) => Ok(records),
+        Err(error) if !is_corrupt(&error) => Err(error),
+        Ok(_) | Err(_) => salvage(db, batch, after, last, reach),
     }
-    .packed();
-    let to = ItemKey {
-        batch,
-        index: u32::MAX,
-    }
-    .packed();
+}
+
+fn read_page(db: &Connection, batch: BatchNo, after: Sequence, reach: Reach) -> Sql<Vec<Record>> {
+    let (from, to) = (at(batch, after.0), at(batch, u32::MAX));
     let sql =
         format!("SELECT {RESULT_COLUMNS} FROM results WHERE id>? AND id<=? ORDER BY id LIMIT ?");
     let mut select = cached(db, &sql)?;
-    let mut rows = select.query(params![
-        from,
-        to,
-        i64::try_from(records_max).unwrap_or(i64::MAX)
-    ])?;
+    let most = i64::try_from(reach.records_max).unwrap_or(i64::MAX);
+    let mut rows = select.query(params![from, to, most])?;
     let (mut records, mut bytes) = (Vec::new(), 0);
-    while bytes < bytes_max
+    while bytes < reach.bytes_max
         && let Some(row) = rows.next()?
     {
         let (record, _) = read_result(row)?;
@@ -98,12 +103,92 @@ pub(crate) fn results(
     Ok(records)
 }
 
+/// Whether no sequence is missing.
+fn is_whole(records: &[Record], after: Sequence, last: Sequence) -> bool {
+    let dense = records
+        .iter()
+        .zip(after.0 + 1..)
+        .all(|(record, sequence)| record.sequence.0 == sequence);
+    dense && (!records.is_empty() || last <= after)
+}
+
+/// Reads record by record, with an error in place of each that is not there or cannot be read.
+fn salvage(
+    db: &Connection,
+    batch: BatchNo,
+    after: Sequence,
+    last: Sequence,
+    reach: Reach,
+) -> Sql<Vec<Record>> {
+    let sql = format!("SELECT {RESULT_COLUMNS} FROM results WHERE id=?");
+    let mut select = cached(db, &sql)?;
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    for sequence in (after.0 + 1..=last.0).take(reach.records_max) {
+        if bytes >= reach.bytes_max {
+            break;
+        }
+        let read = select
+            .query_row([at(batch, sequence)], read_result)
+            .optional();
+        let record = match read {
+            Ok(Some((record, _))) => record,
+            Err(error) if !is_corrupt(&error) => return Err(error),
+            Ok(None) | Err(_) => lost(Sequence(sequence), index_at(db, batch, sequence)?),
+        };
+        bytes += 128 + output_bytes(&record);
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// The index of the item whose result has that sequence: the unique index knows without the row.
+/// An index no item has if that is damaged too.
+fn index_at(db: &Connection, batch: BatchNo, sequence: u32) -> Sql<u32> {
+    // The plus keeps SQLite from looking for the row by its id.
+    let sql = "SELECT item FROM results INDEXED BY sqlite_autoindex_results_1 \
+               WHERE item>=? AND item<=? AND +id=?";
+    let key = (at(batch, 0), at(batch, u32::MAX), at(batch, sequence));
+    match cached(db, sql)?.query_row(key, |row| row.get(0)).optional() {
+        Ok(item) => Ok(item.map_or(u32::MAX, lower_half)),
+        Err(error) if is_corrupt(&error) => Ok(u32::MAX),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is shown of a record that cannot be read at all.
+fn lost(sequence: Sequence, index: u32) -> Record {
+    let (ending, _) = corrupt(None);
+    Record {
+        sequence,
+        ..unattempted(index, None, ending, Timestamp(0))
+    }
+}
+
+fn at(batch: BatchNo, place: u32) -> i64 {
+    ItemKey {
+        batch,
+        index: place,
+    }
+    .packed()
+}
+
 /// The result of an item, and the nonce of the attempt that recorded it.
 pub(crate) fn result_of(db: &Connection, item: ItemKey) -> Sql<Option<(Record, u128)>> {
     let sql = format!("SELECT {RESULT_COLUMNS} FROM results WHERE item=?");
-    cached(db, &sql)?
+    let read = cached(db, &sql)?
         .query_row([item.packed()], read_result)
-        .optional()
+        .optional();
+    match read {
+        Err(error) if is_corrupt(&error) => {
+            // The unique index still knows which sequence it has.
+            let sql = "SELECT id FROM results WHERE item=?";
+            let id = cached(db, sql)?
+                .query_row([item.packed()], |row| row.get(0))
+                .optional()?;
+            Ok(id.map(|id| (lost(Sequence(lower_half(id)), item.index), 0)))
+        }
+        read => read,
+    }
 }
 
 /// The indexes of a batch's terminal items, from the index alone.
