@@ -33,6 +33,8 @@ pub(super) enum Exit {
     Io = 74,
     /// Ended by Ctrl-C.
     Interrupted = 130,
+    /// Ended by SIGHUP.
+    HungUp = 129,
     /// Ended by SIGTERM.
     Terminated = 143,
 }
@@ -72,7 +74,9 @@ impl From<StartError> for Failure {
                 Exit::InUse
             }
             // Such as an address this machine does not have.
-            StartError::Handler(..) | StartError::Bind(..) => Exit::Usage,
+            StartError::Handler(..) | StartError::Bind(..) | StartError::Unfinished(..) => {
+                Exit::Usage
+            }
             StartError::Store(error) => match error {
                 OpenError::InUse(_) => Exit::InUse,
                 OpenError::NotWritable(..) => Exit::CannotCreate,

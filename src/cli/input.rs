@@ -176,7 +176,10 @@ fn check_files(paths: &[PathBuf]) -> Result<(), Failure> {
     let usage = |path: &PathBuf, problem: &str| {
         Failure::new(
             Exit::Usage,
-            format!("{} cannot be an item's id: {problem}", path.display()),
+            format!(
+                "{} cannot be an item's id: {problem}",
+                path.display().to_string().escape_debug()
+            ),
         )
     };
     if paths.is_empty() {

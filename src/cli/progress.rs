@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::tell;
 use crate::base::clock;
+use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, Record};
 
@@ -106,6 +107,25 @@ impl Progress {
 
     /// Ends with a summary.
     pub(super) fn end(self) {
+        self.finish("");
+    }
+
+    /// Ends before every item had its result; says how much is left of `batch`.
+    pub(super) fn end_early(self, batch: Option<&Batch>) {
+        let left = batch.map(|batch| batch.total - batch.tally.terminal());
+        let read = match batch.map(|batch| batch.state) {
+            Some(BatchState::Open) => " of those read so far",
+            Some(_) | None => "",
+        };
+        match left {
+            Some(left) => self.finish(&format!(
+                "stopped early, {left} items{read} have no result: "
+            )),
+            None => self.finish("stopped early: "),
+        }
+    }
+
+    fn finish(self, preface: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -129,7 +149,7 @@ impl Progress {
             format!(" ({})", reasons.join(", "))
         };
         tell(&format!(
-            "{} items in {took:.2} s ({rate:.0}/s): {} succeeded, {} failed{failed}{first}",
+            "{preface}{} items in {took:.2} s ({rate:.0}/s): {} succeeded, {} failed{failed}{first}",
             self.done,
             self.done - self.failed,
             self.failed

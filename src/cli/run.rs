@@ -26,7 +26,7 @@ use crate::domain::settings::BatchOptions;
 use crate::engine::{Engine, Order, Turn, Upload};
 use crate::error::Error;
 use crate::handler::Environment;
-use crate::server::{Node, Runtimes};
+use crate::server::{Node, Purpose, Runtimes};
 
 /// Items appended in one transaction at most; what has been read goes out at once.
 const APPEND_ITEMS_MAX: usize = 1000;
@@ -36,8 +36,12 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 
 /// Run a command for each item of the input and print each result as it is done
 ///
-/// Each line of the input is an item, its text the command's standard input, or the argument {}.
-/// Results come in the order in which items end; the exit code tells how it went.
+/// Each line of the input is an item: the command's standard input, or the argument {}. With --files
+/// it is the content of each file. An item and its output may have 3 MiB each. Results come in the
+/// order in which items end. Ids of items that have none of their own are their positions, from 0.
+///
+/// An output is printed as it is, but for a line end behind text that lacks one. Failed items print
+/// nothing there; they are told on standard error, and tried again first (see --max-attempts).
 ///
 /// Examples:
 ///   seq 100 | sooner run -j 8 -- factor {}
@@ -45,7 +49,7 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 ///
 /// Exit codes: 0 every item succeeded; 3 an item failed; 2 bad usage or configuration, or a command
 /// that does not exist; 66 an input that cannot be read; 69 a data directory in use; 73 one that
-/// cannot be written; 74 reading or writing failed; 130 Ctrl-C.
+/// cannot be written; 74 reading or writing failed; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -103,14 +107,14 @@ pub(super) struct Arguments {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum End {
     /// Every item has its result; or there was none.
     Over(BatchState),
     /// A signal came.
     Stopped(Exit),
-    /// Nobody reads standard output any more.
-    OutputClosed,
+    /// Standard output cannot be written; nobody reads it any more, perhaps.
+    OutputFailed(io::Error),
     /// The store failed.
     StoreFailed,
 }
@@ -180,8 +184,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         Some(journal)
     };
     let runtimes = Runtimes::start(config.server.io_threads)?;
-    let node = Node::open(&config, handlers, &runtimes)?;
-    let outcome = runtimes.block_on(follow(arguments, &config, &node, input));
+    let node = Node::open(&config, handlers, Purpose::Run, &runtimes)?;
+    let outcome = runtimes.block_on(async {
+        let outcome = follow(arguments, &config, &node, input).await;
+        if outcome.is_err() {
+            // What runs must end before the store does.
+            node.engine().drain(Duration::ZERO).await;
+        }
+        outcome
+    });
     node.close();
     runtimes.end();
     finish(outcome?, journal, &config)
@@ -232,10 +243,14 @@ async fn follow(
                 _ = signals.next() => {}
             }
         }
-        End::OutputClosed => engine.drain(Duration::ZERO).await,
+        End::OutputFailed(_) => engine.drain(Duration::ZERO).await,
     }
     let any_failed = progress.any_failed();
-    progress.end();
+    if matches!(end, End::Over(_)) {
+        progress.end();
+    } else {
+        progress.end_early(engine.batch(&upload.batch().head.id).await.ok().as_ref());
+    }
     Ok(Outcome {
         end,
         any_failed,
@@ -294,11 +309,8 @@ async fn print(
         match feed.next().await? {
             Turn::Results(records, batch) => {
                 for record in &records {
-                    match printer.print(record, &batch.head) {
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            return Ok(End::OutputClosed);
-                        }
-                        outcome => outcome?,
+                    if let Err(error) = printer.print(record, &batch.head) {
+                        return Ok(End::OutputFailed(error));
                     }
                     progress.count(record, batch.total);
                 }
@@ -320,10 +332,16 @@ fn finish(outcome: Outcome, journal: Option<Journal>, config: &Config) -> Result
         matches!(end, End::Over(BatchState::Completed)) && !any_failed && input_failure.is_none();
     match journal {
         Some(journal) if whole => journal.remove(),
-        Some(_) => tell(&format!(
-            "journal kept for 7 days in {}",
-            config.store.data_dir.display()
-        )),
+        Some(_) => {
+            let go_on = "; sooner serve --data-dir DIR -- CMD would go on with it";
+            let more = if matches!(end, End::Over(_)) {
+                ""
+            } else {
+                go_on
+            };
+            let dir = config.store.data_dir.display();
+            tell(&format!("journal kept for 7 days in {dir}{more}"));
+        }
         None => {}
     }
     if let Some(error) = input_failure {
@@ -335,11 +353,15 @@ fn finish(outcome: Outcome, journal: Option<Journal>, config: &Config) -> Result
         End::Over(_) => Ok(Exit::Success),
         End::Stopped(exit) => Ok(exit),
         End::StoreFailed => Err(Failure::new(Exit::Io, "writing the journal failed")),
-        End::OutputClosed => {
+        End::OutputFailed(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             // Like any filter whose reader has gone.
             signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE)?;
             Ok(Exit::Io)
         }
+        End::OutputFailed(error) => Err(Failure::new(
+            Exit::Io,
+            format!("write standard output: {error}"),
+        )),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -9,18 +9,17 @@ use super::exit::Exit;
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// A closed terminal. Handlers lead process groups of their own, so it does not reach them.
+    hang_up: Signal,
 }
 
 impl Signals {
     /// Takes the signals over. Call it on a runtime.
     pub(super) fn listen() -> std::io::Result<Self> {
-        let (interrupt, terminate) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
         Ok(Self {
-            interrupt,
-            terminate,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -29,6 +28,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,
             _ = self.terminate.recv() => Exit::Terminated,
+            _ = self.hang_up.recv() => Exit::HungUp,
         }
     }
 }

@@ -1,22 +1,31 @@
 //! How the store's errors look to a caller.
 
 use crate::error::{Error, ErrorKind};
-use crate::store::{Key, StoreError};
+use crate::store::{Key, Mismatch, StoreError};
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
         match error {
-            StoreError::Conflict(Key::BatchId) => Self::new(
-                ErrorKind::Conflict,
-                "BATCH_ID_CONFLICT",
-                "this batch_id names a batch with other content",
-            ),
-            StoreError::Conflict(Key::RequestId) => Self::new(
-                ErrorKind::Conflict,
-                "REQUEST_ID_CONFLICT",
-                "this request_id belongs to a submission of other content",
-            ),
+            StoreError::Conflict {
+                key,
+                holder,
+                mismatch,
+            } => {
+                let (name, reason) = match key {
+                    Key::BatchId => ("batch_id", "BATCH_ID_CONFLICT"),
+                    Key::RequestId => ("request_id", "REQUEST_ID_CONFLICT"),
+                };
+                let message = match mismatch {
+                    Mismatch::Content => {
+                        format!("this {name} belongs to batch {holder}, whose content is other")
+                    }
+                    Mismatch::Keys => format!(
+                        "the keys do not name one batch: the other one belongs to batch {holder}, this {name} does not"
+                    ),
+                };
+                Self::new(ErrorKind::Conflict, reason, message).with("batch_id", holder)
+            }
             StoreError::NoBatch => Self::new(ErrorKind::NotFound, "BATCH_NOT_FOUND", message),
             StoreError::NoItem(id) => Self::new(
                 ErrorKind::NotFound,

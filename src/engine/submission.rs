@@ -51,7 +51,14 @@ impl Engine {
     /// A call that is dropped may still take effect; whoever then has no stream of the batch left
     /// counts as disconnected.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
-        self.check_open_for(&submission.queue)?;
+        self.check_not_draining()?;
+        if let Err(unknown) = self.check_queue(&submission.queue) {
+            // A batch that is there can be attached to even if its queue is not configured any more.
+            let (id, request_id) = (submission.batch_id.as_ref(), submission.request_id.as_ref());
+            if !self.0.store.is_known(id, request_id).await? {
+                return Err(unknown);
+            }
+        }
         let engine = self.clone();
         // A task of its own: a caller that goes away in mid-accept drops its future, not the accept.
         let accept = self.0.tasks.spawn(async move {
@@ -75,7 +82,8 @@ impl Engine {
 
     /// Opens a batch that takes items piece by piece.
     pub async fn open_upload(&self, queue: QueueName, options: BatchOptions) -> Result<Upload> {
-        self.check_open_for(&queue)?;
+        self.check_not_draining()?;
+        self.check_queue(&queue)?;
         let new = NewBatch {
             id: None,
             request_id: None,
@@ -106,10 +114,15 @@ impl Engine {
         })
     }
 
-    fn check_open_for(&self, queue: &QueueName) -> Result<()> {
+    fn check_not_draining(&self) -> Result<()> {
         if self.0.draining.is_cancelled() {
-            return Err(draining());
+            Err(draining())
+        } else {
+            Ok(())
         }
+    }
+
+    fn check_queue(&self, queue: &QueueName) -> Result<()> {
         if self.0.options.queues.contains_key(queue) {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use self::listener::Connections;
-pub use self::node::{Node, Runtimes, StartError};
+pub use self::node::{Node, Purpose, Runtimes, StartError};
 use crate::api::grpc::{AnswerLayer, BATCH_SERVICE, BatchApi, InputLimits, routes};
 use crate::config::Config;
 
@@ -53,7 +53,7 @@ impl Server {
         let listen = listener
             .local_addr()
             .map_err(|error| StartError::Bind(wanted, error))?;
-        let node = Node::open(config, handlers, runtimes)?;
+        let node = Node::open(config, handlers, Purpose::Serve, runtimes)?;
 
         let (health, health_service) = tonic_health::server::health_reporter();
         tell_health(&health, ServingStatus::NotServing).await;

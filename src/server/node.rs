@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -21,11 +22,16 @@ pub enum StartError {
     #[error("queue {0}: {1}")]
     Handler(QueueName, String),
     /// The port cannot be bound.
-    #[error("listen on {0}: {1}; stop what uses it or choose another --listen")]
+    #[error("listen on {0}: {1}; choose another --listen, or stop what uses it")]
     Bind(SocketAddr, std::io::Error),
     /// The data directory cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The data directory holds work of somebody else's, which must not run with this command.
+    #[error(
+        "data directory {0} holds {1} unfinished items of an earlier run; choose another --data-dir, or let sooner serve finish them"
+    )]
+    Unfinished(PathBuf, u64),
 }
 
 /// The threads: few that serve, and others that compute.
@@ -45,6 +51,15 @@ pub struct Node {
     store: Store,
     engine: Engine,
     found: Recovered,
+}
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve: what was accepted before goes on.
+    Serve,
+    /// To run one command over one input, in a journal of its own.
+    Run,
 }
 
 type Handlers = HashMap<QueueName, Arc<dyn Handler>>;
@@ -99,12 +114,27 @@ impl Node {
     pub fn open(
         config: &Config,
         mut handlers: Handlers,
+        purpose: Purpose,
         runtimes: &Runtimes,
     ) -> Result<Self, StartError> {
-        let options = StoreOptions {
-            data_dir: config.store.data_dir.clone(),
-        };
-        let (store, found) = Store::open(&options)?;
+        let data_dir = &config.store.data_dir;
+        let ballast = purpose == Purpose::Serve;
+        let (store, found) = Store::open(&StoreOptions {
+            data_dir: data_dir.clone(),
+            ballast,
+        })?;
+        if purpose == Purpose::Run && found.unfinished_items > 0 {
+            store.close();
+            return Err(StartError::Unfinished(
+                data_dir.clone(),
+                found.unfinished_items,
+            ));
+        }
+        for (queue, items) in &found.waiting {
+            if *items > 0 && !config.queues.contains_key(queue) {
+                tracing::warn!(%queue, items, "items wait in a queue that is not configured any more");
+            }
+        }
         for orphan in &found.orphans {
             let key = idempotency_key(orphan.batch_uid, orphan.index);
             if end_orphan(orphan.process_group, &key) {

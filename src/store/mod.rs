@@ -75,6 +75,15 @@ pub enum Key {
     RequestId,
 }
 
+/// In what a submit differs from the batch that its keys name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Queue, options or items are other ones, or it came another way.
+    Content,
+    /// The other key names another batch, or none.
+    Keys,
+}
+
 /// An item to compute, exclusively.
 #[derive(Debug)]
 pub struct Lease {
@@ -209,9 +218,16 @@ pub struct CancelCounts {
 /// The store could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// A key names other content.
-    #[error("the key names a batch of other content")]
-    Conflict(Key),
+    /// A key names a batch that is not the one submitted.
+    #[error("the key names batch {holder}")]
+    Conflict {
+        /// The key at fault.
+        key: Key,
+        /// The batch that stands in the way.
+        holder: BatchId,
+        /// In what the two differ.
+        mismatch: Mismatch,
+    },
     /// There is no such batch.
     #[error("no such batch")]
     NoBatch,

@@ -183,7 +183,9 @@ impl Told {
                 let seen = &self.batches[&batch.head.no];
                 assert_eq!((&seen.id, seen.total), (&id, items), "I10");
             }
-            Err(StoreError::Conflict(Key::BatchId)) => {
+            Err(StoreError::Conflict {
+                key: Key::BatchId, ..
+            }) => {
                 let seen = self
                     .batches
                     .values()

@@ -92,7 +92,8 @@ fn explain(headers: &HeaderMap) -> Option<Status> {
     }
     let message = status.message();
     let (code, reason, message) = if status.code() == Code::OutOfRange {
-        let message = format!("{message}; split the batch into several");
+        let message = message.strip_prefix("Error, ").unwrap_or(message);
+        let message = format!("{message}; waiting does not help, split the batch into several");
         (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
     } else if status.code() == Code::Internal {
         (Code::Internal, "MALFORMED_REQUEST", message.to_owned())

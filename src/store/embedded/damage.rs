@@ -15,6 +15,7 @@ const PAGE_BYTES: usize = 16 << 10;
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(&StoreOptions {
         data_dir: path.to_owned(),
+        ballast: false,
     })
     .map(|(store, _)| store)
 }

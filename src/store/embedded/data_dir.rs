@@ -134,8 +134,7 @@ impl DataDir {
     fn check_format(&self) -> Result<(), OpenError> {
         let path = self.database();
         let io = |error| OpenError::Io(path.clone(), error);
-        let damaged =
-            |what: &str| OpenError::Damaged(format!("{} is damaged: {what}", path.display()));
+        let damaged = |what: &str| OpenError::Damaged(damage(&path, what));
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -186,9 +185,9 @@ impl DataDir {
         let path = self.wal();
         match wal_scan::scan(&path).map_err(|error| OpenError::Io(path.clone(), error))? {
             WalState::Sound => Ok(()),
-            WalState::Damaged { frame } => Err(OpenError::Damaged(format!(
-                "{} is damaged at frame {frame}, and acknowledged writes follow it; restore the data directory from a backup",
-                path.display()
+            WalState::Damaged { frame } => Err(OpenError::Damaged(damage(
+                &path,
+                format_args!("frame {frame} is wrong, and acknowledged writes follow it"),
             ))),
         }
     }
@@ -227,6 +226,14 @@ impl DataDir {
             .and_then(|dir| dir.sync_all())
             .map_err(io)
     }
+}
+
+/// Says that a file is damaged, and what to do.
+pub(crate) fn damage(path: &Path, what: impl std::fmt::Display) -> String {
+    format!(
+        "{} is damaged: {what}; restore a backup or choose another --data-dir",
+        path.display()
+    )
 }
 
 /// Gives a file blocks of its own. Sizing it would not do: a hole reserves nothing.

@@ -137,7 +137,7 @@ impl Keeper {
             .is_some_and(|since| clock::instant().duration_since(since) > BALLAST_PAUSE)
         {
             // Either there is room for it again, or the next look comes after another pause.
-            let kept = self.shared.dir.keep_ballast();
+            let kept = !self.shared.ballast || self.shared.dir.keep_ballast();
             self.disk_full_since = (!kept).then(clock::instant);
         }
     }
@@ -188,6 +188,11 @@ impl Keeper {
     /// Lets the world see what is durable.
     fn publish(&mut self, effects: Effects, now: Timestamp) {
         let mut queues = Vec::new();
+        // First: once an item is due again, the next trace of it is that of its next attempt.
+        if !effects.ended.is_empty() {
+            self.shared
+                .trace(|in_flight| in_flight.end(effects.ended.iter().copied()));
+        }
         let held_back = {
             let mut scheduler = self
                 .shared
@@ -226,10 +231,6 @@ impl Keeper {
             }
             scheduler.take_held_back()
         };
-        if !effects.ended.is_empty() {
-            self.shared
-                .trace(|in_flight| in_flight.end(effects.ended.into_iter()));
-        }
         self.sweeps.extend(effects.cancelled);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());

@@ -44,7 +44,7 @@ use self::schema::Role;
 use self::writer::{Answer, Request, Writer};
 use crate::base::{clock, entropy, limits};
 use crate::domain::batch::Batch;
-use crate::domain::ids::{BatchId, BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
+use crate::domain::ids::{BatchId, BatchNo, ItemKey, LeaseToken, QueueName, RequestId, Sequence};
 use crate::domain::item::ItemSpec;
 use crate::store::{
     CancelCounts, Created, Damaged, ItemView, Lease, Leased, NewBatch, Page, Settlement,
@@ -59,6 +59,8 @@ pub use self::recovery::{Orphan, Recovered};
 pub struct StoreOptions {
     /// The data directory; created if it is not there.
     pub data_dir: PathBuf,
+    /// Whether room is set aside in it, so that results still land when the disk is full.
+    pub ballast: bool,
 }
 
 /// The store. Clones are handles to the same one.
@@ -84,6 +86,8 @@ struct Shared {
     /// Fires when the store cannot go on.
     fatal: CancellationToken,
     closing: AtomicBool,
+    /// Whether room is set aside for a full disk.
+    ballast: bool,
 }
 
 impl Shared {
@@ -133,7 +137,9 @@ impl Store {
         db.execute_batch("COMMIT").map_err(sqlite)?;
         // Only now: the marks are durable.
         let in_flight = InFlight::create(&dir.in_flight()).map_err(io)?;
-        dir.keep_ballast();
+        if options.ballast {
+            dir.keep_ballast();
+        }
         dir.sync_names().map_err(io)?;
 
         let fatal = CancellationToken::new();
@@ -149,6 +155,7 @@ impl Store {
             checkpoints,
             fatal,
             closing: AtomicBool::new(false),
+            ballast: options.ballast,
         });
         let mut keeper = Keeper::new(db, Arc::clone(&shared), restored.sweeps);
         if !restored.cancels.is_empty() && keeper.finish_cancels(restored.cancels).is_err() {
@@ -369,6 +376,28 @@ impl Store {
         let mut batch = row.ok_or(StoreError::NoBatch)?.batch;
         self.count_running(&mut batch);
         Ok(batch)
+    }
+
+    /// Whether one of the keys names a batch.
+    pub async fn is_known(
+        &self,
+        id: Option<&BatchId>,
+        request_id: Option<&RequestId>,
+    ) -> Result<bool, StoreError> {
+        let (id, request_id) = (id.cloned(), request_id.cloned());
+        let found = self.0.readers.run(move |db, _| {
+            let by_id = id
+                .as_ref()
+                .map(|id| rows::batch_by_id(db, id))
+                .transpose()?
+                .flatten();
+            let by_request = request_id
+                .as_ref()
+                .map(|id| rows::batch_by_request(db, id))
+                .transpose()?;
+            Ok(by_id.is_some() || by_request.flatten().is_some())
+        });
+        found.await
     }
 
     /// The indexes of items that their caller named, in the order asked for.

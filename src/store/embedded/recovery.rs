@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use rusqlite::Connection;
 
 use super::codec::AttemptMeta;
-use super::data_dir::OpenError;
+use super::data_dir::{OpenError, damage};
 use super::in_flight::Interrupted;
 use super::rows::{self, AttemptKind, AttemptRow};
 use super::scheduler::{LiveBatch, Past, Scheduler};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::BatchState;
-use crate::domain::ids::{BatchNo, BatchUid, ItemKey};
+use crate::domain::ids::{BatchNo, BatchUid, ItemKey, QueueName};
 use crate::domain::item::TerminalState;
 
 /// What a start found.
@@ -27,6 +27,8 @@ pub struct Recovered {
     pub live_batches: usize,
     /// Items of theirs that are not terminal.
     pub unfinished_items: u64,
+    /// The same by queue.
+    pub waiting: BTreeMap<QueueName, u64>,
     /// Items that were running when the last process died.
     pub interrupted_items: usize,
     /// Process groups that may still compute them.
@@ -94,7 +96,9 @@ pub(crate) fn recover(
             }
         }
         found.live_batches += 1;
-        found.unfinished_items += u64::from(batch.total - batch.tally.terminal());
+        let unfinished = u64::from(batch.total - batch.tally.terminal());
+        found.unfinished_items += unfinished;
+        *found.waiting.entry(batch.head.queue.clone()).or_default() += unfinished;
         scheduler.admit(batch);
         for (index, (past, due)) in pasts {
             let item = ItemKey { batch: no, index };
@@ -140,14 +144,12 @@ impl Error {
     /// What the opener is told.
     pub(crate) fn at(self, path: &std::path::Path) -> OpenError {
         match self {
-            Self::Damaged(what) => {
-                OpenError::Damaged(format!("{} is damaged: {what}", path.display()))
-            }
+            Self::Damaged(what) => OpenError::Damaged(damage(path, what)),
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-                    OpenError::Damaged(format!("{} is damaged: {error}", path.display()))
+                    OpenError::Damaged(damage(path, error))
                 }
-                None => OpenError::Damaged(format!("{} is damaged: {error}", path.display())),
+                None => OpenError::Damaged(damage(path, error)),
                 Some(_) => OpenError::Sqlite(path.to_owned(), error),
             },
         }

@@ -9,7 +9,7 @@ use crate::domain::ids::{BatchId, BatchNo};
 use crate::domain::item::ItemSpec;
 use crate::store::embedded::rows::{self, BatchRow};
 use crate::store::embedded::scheduler::LiveBatch;
-use crate::store::{Content, Created, Key, NewBatch, StoreError};
+use crate::store::{Content, Created, Key, Mismatch, NewBatch, StoreError};
 
 impl Group<'_> {
     pub(super) fn create(&mut self, new: &NewBatch) -> Result<Created, Refusal> {
@@ -63,18 +63,18 @@ impl Group<'_> {
                 let same =
                     new.request_id.is_none() || other.is_some_and(|other| is_same(&row, &other));
                 if !same {
-                    return Err(StoreError::Conflict(Key::RequestId).into());
+                    return Err(conflict(Key::RequestId, &row, Mismatch::Keys));
                 }
                 (row, Key::BatchId)
             }
-            (None, Some(_)) if new.id.is_some() => {
-                return Err(StoreError::Conflict(Key::BatchId).into());
+            (None, Some(row)) if new.id.is_some() => {
+                return Err(conflict(Key::BatchId, &row, Mismatch::Keys));
             }
             (None, Some(row)) => (row, Key::RequestId),
         };
         let appended = matches!(new.content, Content::Appended);
         if row.fingerprint != new.fingerprint || row.appended != appended {
-            return Err(StoreError::Conflict(key).into());
+            return Err(conflict(key, &row, Mismatch::Content));
         }
         Ok(Some(row))
     }
@@ -121,4 +121,14 @@ impl Group<'_> {
 
 fn is_same(left: &BatchRow, right: &BatchRow) -> bool {
     left.batch.head.no == right.batch.head.no
+}
+
+fn conflict(key: Key, row: &BatchRow, mismatch: Mismatch) -> Refusal {
+    let holder = row.batch.head.id.clone();
+    StoreError::Conflict {
+        key,
+        holder,
+        mismatch,
+    }
+    .into()
 }
