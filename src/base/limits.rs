@@ -89,6 +89,12 @@ pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
 /// Field violations that one error lists. Details travel in a header, and clients cap headers at 8 KiB.
 pub const VIOLATIONS_MAX: usize = 20;
 
+/// Bytes of a message, a field or a fact of an error. They may quote what a caller sent, however long.
+pub const ERROR_TEXT_BYTES_MAX: usize = 256;
+
+/// Bytes of all violations of an error, for the same headers.
+pub const VIOLATIONS_BYTES_MAX: usize = 2 << 10;
+
 /// Operations that may wait for the writer. Full means that submits wait, then are told `QUEUE_FULL`.
 pub const WRITER_QUEUE_MAX: usize = 4096;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 use crate::base::limits;
-use crate::domain::payload::Payload;
+use crate::domain::payload::{Payload, clip};
 
 /// How an attempt ended, as its handler tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,7 +131,7 @@ impl ItemError {
         Self {
             code: reason.code,
             reason: reason.name.into(),
-            message: clip(message).into(),
+            message: clip(message, limits::ERROR_MESSAGE_BYTES_MAX).into(),
             retryable: reason.retryable,
             details: BTreeMap::new(),
         }
@@ -142,7 +142,7 @@ impl ItemError {
         Self {
             code: Code::ABORTED,
             reason: reason.into(),
-            message: clip(message).into(),
+            message: clip(message, limits::ERROR_MESSAGE_BYTES_MAX).into(),
             retryable,
             details: BTreeMap::new(),
         }
@@ -164,14 +164,4 @@ pub struct PastAttempt {
     pub error: ItemError,
     /// Who ran it.
     pub worker: Box<str>,
-}
-
-/// The longest beginning of `message` that is kept.
-fn clip(message: &str) -> &str {
-    let most = limits::ERROR_MESSAGE_BYTES_MAX.min(message.len());
-    let end = (0..=most)
-        .rev()
-        .find(|&end| message.is_char_boundary(end))
-        .unwrap_or(0);
-    &message[..end]
 }

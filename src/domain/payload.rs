@@ -98,6 +98,16 @@ impl Default for Payload {
     }
 }
 
+/// The longest beginning of `text` that has at most `bytes_max` bytes.
+pub fn clip(text: &str, bytes_max: usize) -> &str {
+    let most = bytes_max.min(text.len());
+    let end = (0..=most)
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0);
+    &text[..end]
+}
+
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case(JSON)
@@ -128,6 +138,13 @@ mod tests {
             Payload::text("{").check().is_ok(),
             "only what says it is JSON must be"
         );
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(clip("aä", 3), "aä");
+        assert_eq!(clip("aä", 2), "a");
+        assert_eq!(clip("ä", 1), "");
     }
 
     #[test]

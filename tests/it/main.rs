@@ -4,9 +4,31 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::missing_panics_doc,
     clippy::disallowed_methods,
     reason = "a test may panic, wait for a process and measure"
 )]
 
+mod bad_bytes;
+mod bad_input;
+mod bad_questions;
+mod cancel_batch;
+mod create_batch;
+mod deadlines;
+mod disconnect;
+mod drain;
+mod faults;
+mod format;
+mod get_batch;
+mod get_item;
 mod harness;
+mod history;
+mod kills;
+mod logs;
+mod orphans;
+mod reflection;
+mod retries;
+mod run;
+mod run_ends;
+mod start;
+mod submit_batch;
+mod watch_batch;

@@ -97,6 +97,12 @@ fn explain(headers: &HeaderMap) -> Option<Status> {
         (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
     } else if status.code() == Code::Internal {
         (Code::Internal, "MALFORMED_REQUEST", message.to_owned())
+    } else if status.code() == Code::Unimplemented && message.contains("compressed") {
+        (
+            Code::Unimplemented,
+            "UNSUPPORTED_ENCODING",
+            message.to_owned(),
+        )
     } else if status.code() == Code::Unimplemented {
         (
             Code::Unimplemented,

@@ -62,6 +62,7 @@ impl BatchApi {
             closing: self.closing.clone(),
             progress,
             stop_when_caught_up: false,
+            states: Vec::new(),
         }
     }
 
@@ -162,12 +163,11 @@ impl BatchService for BatchApi {
         });
         let mut terms = self.terms(deadline, Some(watch.progress));
         terms.stop_when_caught_up = request.stop_when_caught_up;
+        terms.states = watch.states;
         let reader = Reader::new(feed, batch, stream, terms);
-        let (omit_output, states) = (request.omit_output, watch.states);
+        let omit_output = request.omit_output;
         let first = stream::once(async move { Ok(said(attached)) });
-        let rest = messages(reader, move |event| {
-            watch_messages(event, &states, omit_output)
-        });
+        let rest = messages(reader, move |event| watch_messages(event, omit_output));
         Ok(Response::new(Box::pin(first.chain(rest))))
     }
 
@@ -358,15 +358,10 @@ fn marker(cursor: Order, batch: &Batch) -> ItemResult {
     }
 }
 
-fn watch_messages(
-    event: Event,
-    states: &[TerminalState],
-    omit_output: bool,
-) -> Vec<WatchBatchResponse> {
+fn watch_messages(event: Event, omit_output: bool) -> Vec<WatchBatchResponse> {
     match event {
         Event::Results(records, batch) => records
             .into_iter()
-            .filter(|record| states.is_empty() || states.contains(&record.ending.state()))
             .map(|record| render::result(record, &batch, omit_output))
             .map(|result| said(watch_batch_response::Message::Result(result)))
             .collect(),

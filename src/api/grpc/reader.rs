@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::deadline::{self, Deadline};
 use crate::base::clock;
 use crate::domain::batch::Batch;
-use crate::domain::item::Record;
+use crate::domain::item::{Record, TerminalState};
 use crate::engine::{Feed, Order, Stream, Turn};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) progress: Option<Duration>,
     /// Whether to end once there is nothing to read.
     pub(crate) stop_when_caught_up: bool,
+    /// Only results with one of these states; none means all.
+    pub(crate) states: Vec<TerminalState>,
 }
 
 /// A call that reads a batch.
@@ -83,7 +85,19 @@ impl Reader {
                 turn = self.feed.next() => turn?,
             };
             self.batch = match turn {
-                Turn::Results(records, batch) => return Ok(Some(Event::Results(records, batch))),
+                Turn::Results(records, batch) => {
+                    let records = self.wanted(records);
+                    if !records.is_empty() {
+                        return Ok(Some(Event::Results(records, batch)));
+                    }
+                    // Results that are left out are silence to the caller: progress is still due.
+                    let now = Instant::from_std(clock::instant());
+                    if self.progress_at.is_some_and(|at| at <= now) {
+                        return Ok(Some(Event::Progress(self.feed.cursor(), batch)));
+                    }
+                    self.batch = batch;
+                    continue;
+                }
                 Turn::Ended(batch) => return Ok(Some(Event::Ended(batch))),
                 Turn::CaughtUp(_) if self.terms.stop_when_caught_up => return Ok(None),
                 Turn::CaughtUp(batch) => batch,
@@ -100,6 +114,12 @@ impl Reader {
                 }
             }
         }
+    }
+
+    fn wanted(&self, mut records: Vec<Record>) -> Vec<Record> {
+        let states = &self.terms.states;
+        records.retain(|record| states.is_empty() || states.contains(&record.ending.state()));
+        records
     }
 
     fn postpone_progress(&mut self) {

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::base::limits;
+use crate::domain::payload::clip;
 use crate::error::{Error, ErrorKind};
 
 /// The domain of every reason of ours.
@@ -22,15 +23,22 @@ impl From<Error> for Status {
         if error.kind() == ErrorKind::Internal {
             tracing::error!(?error, "a bug answered a request");
         }
+        // Details travel in a header, and clients cap headers: what quotes the caller is cut.
+        let short = |text: &str| clip(text, limits::ERROR_TEXT_BYTES_MAX).to_owned();
         let facts: HashMap<_, _> = error
             .metadata()
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .map(|(key, value)| ((*key).to_owned(), short(value)))
             .collect();
         let mut details = ErrorDetails::with_error_info(error.reason(), DOMAIN, facts);
-        // Details travel in a header, and clients cap headers.
-        for violation in error.violations().iter().take(limits::VIOLATIONS_MAX) {
-            details.add_bad_request_violation(&violation.field, &violation.message);
+        let mut room = limits::VIOLATIONS_BYTES_MAX;
+        for violation in error.violations() {
+            let (field, message) = (short(&violation.field), short(&violation.message));
+            let Some(left) = room.checked_sub(field.len() + message.len()) else {
+                break;
+            };
+            room = left;
+            details.add_bad_request_violation(field, message);
         }
         let mut metadata = MetadataMap::new();
         if matches!(error.kind(), ErrorKind::Exhausted | ErrorKind::Unavailable) {
@@ -43,7 +51,7 @@ impl From<Error> for Status {
                 millis.parse().expect("digits are a header's value"),
             );
         }
-        Self::with_error_details_and_metadata(code, error.message(), details, metadata)
+        Self::with_error_details_and_metadata(code, short(error.message()), details, metadata)
     }
 }
 

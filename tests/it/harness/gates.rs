@@ -11,9 +11,14 @@ use super::{ServerSetup, item, within};
 
 /// Named pipes. An item whose input is the path of one runs `cat` on it: it ends when the gate is
 /// opened, its output is the gate's name, and before that nothing but a signal ends it.
+///
+/// A story that kills its server should wait for all arrivals first and drop them after the kill:
+/// then nothing the dead server left behind stands at a gate. Dropping the gates lets go whoever
+/// still does.
 #[derive(Debug)]
 pub(crate) struct Gates {
     dir: PathBuf,
+    pipes: Vec<PathBuf>,
 }
 
 /// A gate with an item at it. Dropped unopened, it lets the item through with an empty output.
@@ -35,24 +40,43 @@ impl ServerSetup {
 impl Gates {
     /// Shut gates of these names.
     pub(crate) fn new<'a>(setup: &ServerSetup, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let gates = Self { dir: setup.path("gates") };
-        std::fs::create_dir_all(&gates.dir).unwrap();
-        let paths = names.into_iter().map(|name| gates.dir.join(name));
-        let made = Command::new("mkfifo").args(paths).status().unwrap();
+        Self::in_directory(setup.path("gates"), names)
+    }
+
+    /// Shut gates in a directory of their own.
+    pub(crate) fn in_directory<'a>(dir: PathBuf, names: impl IntoIterator<Item = &'a str>) -> Self {
+        std::fs::create_dir_all(&dir).unwrap();
+        let pipes: Vec<_> = names.into_iter().map(|name| dir.join(name)).collect();
+        let made = Command::new("mkfifo").args(&pipes).status().unwrap();
         assert!(made.success());
-        gates
+        Self { dir, pipes }
+    }
+
+    /// What an item reads that waits at a gate.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    /// What an item reads that meets no gate.
+    pub(crate) fn free_path(&self, name: &str) -> String {
+        std::fs::write(self.dir.join(name), name).unwrap();
+        self.path(name)
     }
 
     /// An item, named like the gate it waits at.
     pub(crate) fn item(&self, name: &str) -> ItemSpec {
-        let path = self.dir.join(name).display().to_string();
-        ItemSpec { item_id: name.to_owned(), ..item(path) }
+        ItemSpec {
+            item_id: name.to_owned(),
+            ..item(self.path(name))
+        }
     }
 
     /// An item of that name that meets no gate.
     pub(crate) fn free_item(&self, name: &str) -> ItemSpec {
-        std::fs::write(self.dir.join(name), name).unwrap();
-        self.item(name)
+        ItemSpec {
+            item_id: name.to_owned(),
+            ..item(self.free_path(name))
+        }
     }
 
     /// The gate, once an item is at it: its attempt runs and cannot end by itself.
@@ -61,12 +85,24 @@ impl Gates {
         let (opened, pipe) = tokio::sync::oneshot::channel();
         // Opening waits for the item. A thread that waits in vain ends with the process.
         std::thread::spawn(move || opened.send(File::options().write(true).open(path)));
-        Gate { name: name.to_owned(), pipe: within(pipe).await.unwrap().unwrap() }
+        Gate {
+            name: name.to_owned(),
+            pipe: within(pipe).await.unwrap().unwrap(),
+        }
     }
 
     /// Waits for the item and lets it through.
     pub(crate) async fn open(&self, name: &str) {
         self.arrival(name).await.open();
+    }
+}
+
+impl Drop for Gates {
+    fn drop(&mut self) {
+        for pipe in &self.pipes {
+            // Opened for both, a pipe waits for nobody and wakes whoever waits for the other end.
+            File::options().read(true).write(true).open(pipe).ok();
+        }
     }
 }
 

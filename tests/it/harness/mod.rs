@@ -2,12 +2,18 @@
 
 pub(crate) mod client;
 pub(crate) mod gates;
+pub(crate) mod history;
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod run;
 pub(crate) mod server;
+pub(crate) mod shim;
 
 use std::panic::Location;
 
 pub(crate) use self::client::{Client, all, item};
 pub(crate) use self::gates::Gates;
+pub(crate) use self::process::{Ended, ended};
 pub(crate) use self::server::{PATIENCE, Server, ServerSetup};
 
 /// Waits for what must come, but not for ever: silence fails the test and names the caller's line.

@@ -80,8 +80,12 @@ impl ServerSetup {
 
     /// Starts it and waits until it is ready. A second start finds the first one's data.
     pub(crate) fn start(&self) -> Server {
-        self.try_start()
-            .unwrap_or_else(|status| panic!("the server ended with {status} before it was ready"))
+        self.try_start().unwrap_or_else(|status| {
+            panic!(
+                "the server ended with {status} before it was ready:\n{}",
+                self.log()
+            )
+        })
     }
 
     /// Starts it; answers how it ended if it was never ready.

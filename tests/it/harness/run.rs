@@ -1,0 +1,152 @@
+//! `sooner run` as someone types it, in a place of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{Ended, PATIENCE, ended};
+
+/// A place to run in, with a state directory of its own.
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(place.path("here")).unwrap();
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A file beside the run.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path("here").join(name), content).unwrap();
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
+        command
+            .arg("run")
+            .args(arguments)
+            .current_dir(self.path("here"));
+        command
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("HOME", self.path("home"));
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Ended {
+        ended(&mut self.command(arguments), input.as_ref())
+    }
+
+    /// How many journals are kept.
+    pub(crate) fn journals(&self) -> usize {
+        fs::read_dir(self.path("state/sooner/runs")).map_or(0, Iterator::count)
+    }
+}
+
+/// A run under way. Dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Self {
+            stdin: child.stdin.take(),
+            stdout,
+            stderr,
+            child,
+        }
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// The next line of the output.
+    #[track_caller]
+    pub(crate) fn next_line(&self) -> String {
+        self.stdout
+            .recv_timeout(PATIENCE)
+            .expect("a line of output")
+    }
+
+    /// The next line on standard error.
+    #[track_caller]
+    pub(crate) fn next_remark(&self) -> String {
+        self.stderr
+            .recv_timeout(PATIENCE)
+            .expect("a line on standard error")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Closes the input and waits for the end; answers the exit code and the rest of what it said.
+    pub(crate) fn finish(mut self) -> (Option<i32>, String) {
+        self.stdin.take();
+        self.end()
+    }
+
+    /// Waits for the end, with the input still open.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let code = wait(&mut self.child).code();
+        let rest = std::iter::from_fn(|| self.stderr.recv_timeout(PATIENCE).ok());
+        (code, rest.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The lines of a pipe as they come.
+pub(crate) fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (line, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for read in BufReader::new(pipe).lines() {
+            line.send(read.unwrap()).ok();
+        }
+    });
+    lines
+}
+
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(began.elapsed() < PATIENCE, "the run does not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
