@@ -45,8 +45,10 @@ async fn a_program_whose_server_was_killed_is_ended() {
         }
     })
     .await;
+    // Not before the next attempt is there: it would find the gate open.
+    let gate = gates.arrival("a").await;
     drop(held);
-    gates.open("a").await;
+    gate.open();
     let results = server.client().await.results("batch", 0).await;
     assert_eq!((results.len(), output(&results[0])), (1, "a"));
     assert_eq!(pids(&setup).len(), 2);

@@ -17,7 +17,9 @@ mod group;
 mod hints;
 mod in_flight;
 mod keeper;
+mod leases;
 mod reader;
+mod reads;
 mod recovery;
 mod rows;
 mod scheduler;
@@ -25,12 +27,10 @@ mod schema;
 mod wal_scan;
 mod writer;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::checkpoint::{Checkpointer, Checkpoints};
@@ -39,17 +39,14 @@ use self::hints::Hints;
 use self::in_flight::InFlight;
 use self::keeper::Keeper;
 use self::reader::Readers;
-use self::scheduler::{Grant, Scheduler};
+use self::scheduler::Scheduler;
 use self::schema::Role;
 use self::writer::{Answer, Request, Writer};
-use crate::base::{clock, entropy, limits};
+use crate::base::clock;
 use crate::domain::batch::Batch;
-use crate::domain::ids::{BatchId, BatchNo, ItemKey, LeaseToken, QueueName, RequestId, Sequence};
+use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
-use crate::store::{
-    CancelCounts, Created, Damaged, ItemView, Lease, Leased, NewBatch, Page, Settlement,
-    StoreError, Verdict,
-};
+use crate::store::{CancelCounts, Created, NewBatch, Settlement, StoreError, Verdict};
 
 pub use self::data_dir::OpenError;
 pub use self::recovery::{Orphan, Recovered};
@@ -269,256 +266,5 @@ impl Store {
             unreachable!("a cancel is answered by counts");
         };
         Ok(counts)
-    }
-
-    /// Leases up to `want` due items of a queue, taking turns between its batches. Answers at once.
-    ///
-    /// Not cancel safe: leases whose future is dropped are held by nobody until a restart.
-    pub async fn lease(&self, queue: &QueueName, want: usize) -> Result<Leased, StoreError> {
-        let shared = &self.0.shared;
-        if shared.closing.load(Ordering::Relaxed) || shared.fatal.is_cancelled() {
-            return Err(StoreError::Closed);
-        }
-        let (grants, next_due) = {
-            let mut scheduler = shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let grants = scheduler.grant(queue, want, clock::now(), entropy::nonce);
-            (grants, scheduler.next_due(queue))
-        };
-        if grants.is_empty() {
-            return Ok(Leased {
-                leases: Vec::new(),
-                next_due,
-            });
-        }
-        shared.trace(|in_flight| in_flight.begin(grants.iter().map(|grant| grant.token)));
-        let mut specs = match self.read_specs(&grants).await {
-            Ok(specs) => specs,
-            Err(error) => {
-                self.take_back(&grants);
-                return Err(error);
-            }
-        };
-        let granted = clock::now();
-        let leases = grants.into_iter().map(|grant| Lease {
-            spec: specs.remove(&grant.token.item).unwrap_or(Err(Damaged)),
-            token: grant.token,
-            head: grant.head,
-            spent: grant.past.spent,
-            releases: grant.past.releases,
-            crashes: grant.past.crashes,
-            ready_since: grant.ready_since,
-            granted,
-            stop: grant.stop,
-        });
-        Ok(Leased {
-            leases: leases.collect(),
-            next_due,
-        })
-    }
-
-    /// Notes which process group computes an item, so that it can be found if this process dies.
-    pub fn note_process_group(&self, token: LeaseToken, process_group: u32) {
-        self.0
-            .shared
-            .trace(|in_flight| in_flight.note_process_group(token, process_group));
-    }
-
-    /// The records behind `after`, in sequence order, and the batch as it stood just before.
-    pub async fn read_log(&self, batch: BatchNo, after: Sequence) -> Result<Page, StoreError> {
-        let page = self.0.readers.run(move |db, part| {
-            let Some(row) = rows::batch(db, batch)? else {
-                return Ok(None);
-            };
-            let reach = rows::Reach {
-                records_max: (limits::PAGE_RECORDS_MAX / part).max(1),
-                bytes_max: limits::PAGE_BYTES_MAX / part,
-            };
-            let last = row.batch.last_sequence();
-            let records = rows::results(db, batch, after, last, reach)?;
-            Ok(Some(Page {
-                records,
-                batch: row.batch,
-            }))
-        });
-        let mut page = page.await?.ok_or(StoreError::NoBatch)?;
-        self.count_running(&mut page.batch);
-        Ok(page)
-    }
-
-    /// The record of the item at `index`, if it is terminal, and the batch as it stood just before.
-    pub async fn read_by_index(&self, batch: BatchNo, index: u32) -> Result<Page, StoreError> {
-        let page = self.0.readers.run(move |db, _| {
-            let Some(row) = rows::batch(db, batch)? else {
-                return Ok(None);
-            };
-            let record = rows::result_of(db, ItemKey { batch, index })?.map(|(record, _)| record);
-            Ok(Some(Page {
-                records: record.into_iter().collect(),
-                batch: row.batch,
-            }))
-        });
-        let mut page = page.await?.ok_or(StoreError::NoBatch)?;
-        self.count_running(&mut page.batch);
-        Ok(page)
-    }
-
-    /// The batch of that name.
-    pub async fn batch(&self, id: &BatchId) -> Result<Batch, StoreError> {
-        let id = id.clone();
-        let row = self
-            .0
-            .readers
-            .run(move |db, _| rows::batch_by_id(db, &id))
-            .await?;
-        let mut batch = row.ok_or(StoreError::NoBatch)?.batch;
-        self.count_running(&mut batch);
-        Ok(batch)
-    }
-
-    /// Whether one of the keys names a batch.
-    pub async fn is_known(
-        &self,
-        id: Option<&BatchId>,
-        request_id: Option<&RequestId>,
-    ) -> Result<bool, StoreError> {
-        let (id, request_id) = (id.cloned(), request_id.cloned());
-        let found = self.0.readers.run(move |db, _| {
-            let by_id = id
-                .as_ref()
-                .map(|id| rows::batch_by_id(db, id))
-                .transpose()?
-                .flatten();
-            let by_request = request_id
-                .as_ref()
-                .map(|id| rows::batch_by_request(db, id))
-                .transpose()?;
-            Ok(by_id.is_some() || by_request.flatten().is_some())
-        });
-        found.await
-    }
-
-    /// The indexes of items that their caller named, in the order asked for.
-    pub async fn indexes(
-        &self,
-        batch: BatchNo,
-        ids: Vec<Box<str>>,
-    ) -> Result<Vec<u32>, StoreError> {
-        let found = self.0.readers.run(move |db, _| {
-            let total = rows::batch(db, batch)?.map_or(0, |row| row.batch.total);
-            let index_of = |id: &str| {
-                let index = rows::index_of(db, batch, total, id)?;
-                Ok(index.ok_or_else(|| id.into()))
-            };
-            ids.iter()
-                .map(|id| index_of(id))
-                .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
-        });
-        found.await?.map_err(StoreError::NoItem)
-    }
-
-    /// An item as it stands.
-    pub async fn item(
-        &self,
-        batch: BatchNo,
-        index: u32,
-        with_spec: bool,
-    ) -> Result<ItemView, StoreError> {
-        let item = ItemKey { batch, index };
-        // Memory before disk: an item that ends in between is then terminal, never lost.
-        let (running, next_due) = {
-            let scheduler = self
-                .0
-                .shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let live = scheduler.batch(batch);
-            let lease = live.and_then(|live| live.leases.get(&index));
-            let past = live.and_then(|live| live.pasts.get(&index));
-            (
-                lease.map(|lease| lease.attempt),
-                past.filter(|_| lease.is_none()).map(|past| past.since),
-            )
-        };
-        let view = self.0.readers.run(move |db, _| {
-            let record = rows::result_of(db, item)?.map(|(record, _)| record);
-            let past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
-            let (_, spec) = rows::items(db, batch, &[index], usize::MAX)?.remove(0);
-            let id = spec.as_ref().ok().and_then(|spec| spec.id.clone());
-            Ok(ItemView {
-                index,
-                id,
-                running: running.filter(|_| record.is_none()),
-                next_due: next_due.filter(|_| record.is_none()),
-                record,
-                past,
-                spec: with_spec.then_some(spec),
-            })
-        });
-        view.await
-    }
-
-    /// Changes whenever the batch's journal or state does. Subscribe before reading.
-    pub fn journal_hint(&self, batch: BatchNo) -> watch::Receiver<()> {
-        self.0.shared.hints.journal(batch)
-    }
-
-    /// Notified when a queue has work.
-    pub fn work_hint(&self, queue: &QueueName) -> Arc<Notify> {
-        self.0.shared.hints.queue(queue)
-    }
-
-    fn count_running(&self, batch: &mut Batch) {
-        let scheduler = self
-            .0
-            .shared
-            .scheduler
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let leases = scheduler
-            .batch(batch.head.no)
-            .map_or(0, |live| live.leases.len());
-        // A lease may outlive its item's record for a moment; the counts sum to the total all the same.
-        let open = batch.total - batch.tally.terminal();
-        batch.running = u32::try_from(leases).unwrap_or(u32::MAX).min(open);
-    }
-
-    fn take_back(&self, grants: &[Grant]) {
-        let shared = &self.0.shared;
-        {
-            let mut scheduler = shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for grant in grants {
-                scheduler.take_back(grant);
-            }
-        }
-        shared.trace(|in_flight| in_flight.end(grants.iter().map(|grant| grant.token.item)));
-    }
-
-    async fn read_specs(
-        &self,
-        grants: &[Grant],
-    ) -> Result<HashMap<ItemKey, Result<ItemSpec, Damaged>>, StoreError> {
-        let mut keys: Vec<_> = grants.iter().map(|grant| grant.token.item).collect();
-        keys.sort_unstable();
-        self.0
-            .readers
-            .run(move |db, _| {
-                let mut specs = HashMap::with_capacity(keys.len());
-                for batch in keys.chunk_by(|left, right| left.batch == right.batch) {
-                    let no = batch[0].batch;
-                    let indexes: Vec<_> = batch.iter().map(|key| key.index).collect();
-                    for (index, spec) in rows::items(db, no, &indexes, usize::MAX)? {
-                        specs.insert(ItemKey { batch: no, index }, spec);
-                    }
-                }
-                Ok(specs)
-            })
-            .await
     }
 }

@@ -1,0 +1,112 @@
+//! The verbs of whoever computes: leases, and the trace they leave.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::scheduler::Grant;
+use super::{Store, rows};
+use crate::base::{clock, entropy};
+use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
+use crate::domain::item::ItemSpec;
+use crate::store::{Damaged, Lease, Leased, StoreError};
+
+impl Store {
+    /// Leases up to `want` due items of a queue, taking turns between its batches. Answers at once.
+    ///
+    /// Not cancel safe: leases whose future is dropped are held by nobody until a restart.
+    pub async fn lease(&self, queue: &QueueName, want: usize) -> Result<Leased, StoreError> {
+        let shared = &self.0.shared;
+        if shared.closing.load(Ordering::Relaxed) || shared.fatal.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        let (grants, next_due) = {
+            let mut scheduler = shared
+                .scheduler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let grants = scheduler.grant(queue, want, clock::now(), entropy::nonce);
+            (grants, scheduler.next_due(queue))
+        };
+        if grants.is_empty() {
+            return Ok(Leased {
+                leases: Vec::new(),
+                next_due,
+            });
+        }
+        shared.trace(|in_flight| in_flight.begin(grants.iter().map(|grant| grant.token)));
+        let mut specs = match self.read_specs(&grants).await {
+            Ok(specs) => specs,
+            Err(error) => {
+                self.take_back(&grants);
+                return Err(error);
+            }
+        };
+        let granted = clock::now();
+        let leases = grants.into_iter().map(|grant| Lease {
+            spec: specs.remove(&grant.token.item).unwrap_or(Err(Damaged)),
+            token: grant.token,
+            head: grant.head,
+            spent: grant.past.spent,
+            releases: grant.past.releases,
+            crashes: grant.past.crashes,
+            ready_since: grant.ready_since,
+            granted,
+            stop: grant.stop,
+        });
+        Ok(Leased {
+            leases: leases.collect(),
+            next_due,
+        })
+    }
+
+    /// Notes which process group computes an item, so that it can be found if this process dies.
+    pub fn note_process_group(&self, token: LeaseToken, process_group: u32) {
+        self.0
+            .shared
+            .trace(|in_flight| in_flight.note_process_group(token, process_group));
+    }
+
+    /// Notified when a queue has work.
+    pub fn work_hint(&self, queue: &QueueName) -> Arc<Notify> {
+        self.0.shared.hints.queue(queue)
+    }
+
+    fn take_back(&self, grants: &[Grant]) {
+        let shared = &self.0.shared;
+        {
+            let mut scheduler = shared
+                .scheduler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for grant in grants {
+                scheduler.take_back(grant);
+            }
+        }
+        shared.trace(|in_flight| in_flight.end(grants.iter().map(|grant| grant.token.item)));
+    }
+
+    async fn read_specs(
+        &self,
+        grants: &[Grant],
+    ) -> Result<HashMap<ItemKey, Result<ItemSpec, Damaged>>, StoreError> {
+        let mut keys: Vec<_> = grants.iter().map(|grant| grant.token.item).collect();
+        keys.sort_unstable();
+        self.0
+            .readers
+            .run(move |db, _| {
+                let mut specs = HashMap::with_capacity(keys.len());
+                for batch in keys.chunk_by(|left, right| left.batch == right.batch) {
+                    let no = batch[0].batch;
+                    let indexes: Vec<_> = batch.iter().map(|key| key.index).collect();
+                    for (index, spec) in rows::items(db, no, &indexes, usize::MAX)? {
+                        specs.insert(ItemKey { batch: no, index }, spec);
+                    }
+                }
+                Ok(specs)
+            })
+            .await
+    }
+}

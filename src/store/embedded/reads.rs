@@ -1,0 +1,168 @@
+//! The verbs of whoever reads: journals, batches, items.
+
+use std::sync::PoisonError;
+
+use tokio::sync::watch;
+
+use super::{Store, rows};
+use crate::base::limits;
+use crate::domain::batch::Batch;
+use crate::domain::ids::{BatchId, BatchNo, ItemKey, RequestId, Sequence};
+use crate::store::{ItemView, Page, StoreError};
+
+impl Store {
+    /// The records behind `after`, in sequence order, and the batch as it stood just before.
+    pub async fn read_log(&self, batch: BatchNo, after: Sequence) -> Result<Page, StoreError> {
+        let page = self.0.readers.run(move |db, part| {
+            let Some(row) = rows::batch(db, batch)? else {
+                return Ok(None);
+            };
+            let reach = rows::Reach {
+                records_max: (limits::PAGE_RECORDS_MAX / part).max(1),
+                bytes_max: limits::PAGE_BYTES_MAX / part,
+            };
+            let last = row.batch.last_sequence();
+            let records = rows::results(db, batch, after, last, reach)?;
+            Ok(Some(Page {
+                records,
+                batch: row.batch,
+            }))
+        });
+        let mut page = page.await?.ok_or(StoreError::NoBatch)?;
+        self.count_running(&mut page.batch);
+        Ok(page)
+    }
+
+    /// The record of the item at `index`, if it is terminal, and the batch as it stood just before.
+    pub async fn read_by_index(&self, batch: BatchNo, index: u32) -> Result<Page, StoreError> {
+        let page = self.0.readers.run(move |db, _| {
+            let Some(row) = rows::batch(db, batch)? else {
+                return Ok(None);
+            };
+            let record = rows::result_of(db, ItemKey { batch, index })?.map(|(record, _)| record);
+            Ok(Some(Page {
+                records: record.into_iter().collect(),
+                batch: row.batch,
+            }))
+        });
+        let mut page = page.await?.ok_or(StoreError::NoBatch)?;
+        self.count_running(&mut page.batch);
+        Ok(page)
+    }
+
+    /// The batch of that name.
+    pub async fn batch(&self, id: &BatchId) -> Result<Batch, StoreError> {
+        let id = id.clone();
+        let row = self
+            .0
+            .readers
+            .run(move |db, _| rows::batch_by_id(db, &id))
+            .await?;
+        let mut batch = row.ok_or(StoreError::NoBatch)?.batch;
+        self.count_running(&mut batch);
+        Ok(batch)
+    }
+
+    /// Whether one of the keys names a batch.
+    pub async fn is_known(
+        &self,
+        id: Option<&BatchId>,
+        request_id: Option<&RequestId>,
+    ) -> Result<bool, StoreError> {
+        let (id, request_id) = (id.cloned(), request_id.cloned());
+        let found = self.0.readers.run(move |db, _| {
+            let by_id = id
+                .as_ref()
+                .map(|id| rows::batch_by_id(db, id))
+                .transpose()?
+                .flatten();
+            let by_request = request_id
+                .as_ref()
+                .map(|id| rows::batch_by_request(db, id))
+                .transpose()?;
+            Ok(by_id.is_some() || by_request.flatten().is_some())
+        });
+        found.await
+    }
+
+    /// The indexes of items that their caller named, in the order asked for.
+    pub async fn indexes(
+        &self,
+        batch: BatchNo,
+        ids: Vec<Box<str>>,
+    ) -> Result<Vec<u32>, StoreError> {
+        let found = self.0.readers.run(move |db, _| {
+            let total = rows::batch(db, batch)?.map_or(0, |row| row.batch.total);
+            let index_of = |id: &str| {
+                let index = rows::index_of(db, batch, total, id)?;
+                Ok(index.ok_or_else(|| id.into()))
+            };
+            ids.iter()
+                .map(|id| index_of(id))
+                .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
+        });
+        found.await?.map_err(StoreError::NoItem)
+    }
+
+    /// An item as it stands.
+    pub async fn item(
+        &self,
+        batch: BatchNo,
+        index: u32,
+        with_spec: bool,
+    ) -> Result<ItemView, StoreError> {
+        let item = ItemKey { batch, index };
+        // Memory before disk: an item that ends in between is then terminal, never lost.
+        let (running, next_due) = {
+            let scheduler = self
+                .0
+                .shared
+                .scheduler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let live = scheduler.batch(batch);
+            let lease = live.and_then(|live| live.leases.get(&index));
+            let past = live.and_then(|live| live.pasts.get(&index));
+            (
+                lease.map(|lease| lease.attempt),
+                past.filter(|_| lease.is_none()).map(|past| past.since),
+            )
+        };
+        let view = self.0.readers.run(move |db, _| {
+            let record = rows::result_of(db, item)?.map(|(record, _)| record);
+            let past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
+            let (_, spec) = rows::items(db, batch, &[index], usize::MAX)?.remove(0);
+            let id = spec.as_ref().ok().and_then(|spec| spec.id.clone());
+            Ok(ItemView {
+                index,
+                id,
+                running: running.filter(|_| record.is_none()),
+                next_due: next_due.filter(|_| record.is_none()),
+                record,
+                past,
+                spec: with_spec.then_some(spec),
+            })
+        });
+        view.await
+    }
+
+    /// Changes whenever the batch's journal or state does. Subscribe before reading.
+    pub fn journal_hint(&self, batch: BatchNo) -> watch::Receiver<()> {
+        self.0.shared.hints.journal(batch)
+    }
+
+    fn count_running(&self, batch: &mut Batch) {
+        let scheduler = self
+            .0
+            .shared
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let leases = scheduler
+            .batch(batch.head.no)
+            .map_or(0, |live| live.leases.len());
+        // A lease may outlive its item's record for a moment; the counts sum to the total all the same.
+        let open = batch.total - batch.tally.terminal();
+        batch.running = u32::try_from(leases).unwrap_or(u32::MAX).min(open);
+    }
+}
