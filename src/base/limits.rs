@@ -125,9 +125,6 @@ pub const READ_MAX: Duration = Duration::from_secs(1);
 /// Threads that read from the store.
 pub const READERS: usize = 2;
 
-/// Bytes of inputs read for one lease call, beyond its first item.
-pub const LEASE_BYTES_MAX: usize = 4 << 20;
-
 /// Outcomes that may wait for the settler: two groups' worth, one being written, one gathering.
 /// More would only hide a slow disk from the pool.
 pub const SETTLED_QUEUE_MAX: usize = 512;
@@ -175,3 +172,10 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long the answer to such a ping may take.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the last outcomes of a drain may take to be recorded.
+pub const LAST_OUTCOMES_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of outputs that may wait for the settler, and go to the store in one call: what one
+/// transaction takes.
+pub const SETTLED_BYTES_MAX: usize = GROUP_BYTES_MAX;

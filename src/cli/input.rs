@@ -12,6 +12,12 @@ use crate::domain::ids::check_item_id;
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::Payload;
 
+/// Items appended in one transaction at most.
+const CHUNK_ITEMS_MAX: usize = 1000;
+
+/// Bytes appended in one transaction, about.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
 /// How items are found in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -67,83 +73,91 @@ impl Input {
         })
     }
 
-    /// Reads all items into `items`, as fast as they are taken. Blocks.
+    /// Reads all items into `chunks`, as fast as they are taken. Blocks.
     ///
     /// Ends early, and well, if nobody takes them any more.
-    pub(super) fn read(self, items: &mpsc::Sender<ItemSpec>) -> io::Result<()> {
-        let mut send = |item: ItemSpec| items.blocking_send(item).is_ok();
+    pub(super) fn read(self, chunks: mpsc::Sender<Vec<ItemSpec>>) -> io::Result<()> {
+        let mut chunks = Chunks {
+            sender: chunks,
+            chunk: Vec::new(),
+            bytes: 0,
+            is_wanted: true,
+        };
+        let read = self.read_into(&mut chunks);
+        chunks.flush();
+        read
+    }
+
+    fn read_into(&self, chunks: &mut Chunks) -> io::Result<()> {
         if self.paths.is_empty() {
-            return self.read_pieces(io::stdin().lock(), &mut send).map(|_| ());
+            return self.read_pieces(stdin(), chunks);
         }
         for path in &self.paths {
             let named = |error: io::Error| {
                 io::Error::new(error.kind(), format!("{}: {error}", path.display()))
             };
-            let wanted = match self.format {
-                Format::Files => self.read_file(path, &mut send).map_err(named)?,
+            match self.format {
+                Format::Files => self.read_file(path, chunks).map_err(named)?,
                 Format::Lines | Format::Null if is_stdin(path) => {
-                    self.read_pieces(io::stdin().lock(), &mut send)?
+                    self.read_pieces(stdin(), chunks)?;
                 }
                 Format::Lines | Format::Null => {
                     let file = File::open(path).map_err(named)?;
-                    self.read_pieces(BufReader::with_capacity(64 << 10, file), &mut send)
-                        .map_err(named)?
+                    let file = BufReader::with_capacity(64 << 10, file);
+                    self.read_pieces(file, chunks).map_err(named)?;
                 }
-            };
-            if !wanted {
+            }
+            if !chunks.is_wanted {
                 break;
             }
         }
         Ok(())
     }
 
-    fn read_file(
-        &self,
-        path: &PathBuf,
-        send: &mut impl FnMut(ItemSpec) -> bool,
-    ) -> io::Result<bool> {
+    fn read_file(&self, path: &Path, chunks: &mut Chunks) -> io::Result<()> {
         let mut content = Vec::new();
         File::open(path)?
             .take(self.item_bytes_max as u64 + 1)
             .read_to_end(&mut content)?;
-        let id = path.to_str().expect("the names were checked").into();
-        Ok(send(ItemSpec {
-            id: Some(id),
+        let id = Some(path.to_str().expect("the names were checked").into());
+        chunks.push(ItemSpec {
+            id,
             input: Payload::sniff(content),
             ..ItemSpec::default()
-        }))
+        });
+        Ok(())
     }
 
-    fn read_pieces(
-        &self,
-        mut from: impl BufRead,
-        send: &mut impl FnMut(ItemSpec) -> bool,
-    ) -> io::Result<bool> {
+    fn read_pieces(&self, mut from: impl BufRead, chunks: &mut Chunks) -> io::Result<()> {
         let end = if self.format == Format::Null {
             0
         } else {
             b'\n'
         };
         let mut piece = Vec::new();
-        while self.read_piece(&mut from, end, &mut piece)? {
+        while chunks.is_wanted
+            && let Some(next) = self.read_piece(&mut from, end, &mut piece)?
+        {
             let input = Payload::sniff(std::mem::take(&mut piece));
-            if !send(ItemSpec {
+            chunks.push(ItemSpec {
                 input,
                 ..ItemSpec::default()
-            }) {
-                return Ok(false);
+            });
+            if next == Next::MayTakeLong {
+                chunks.flush();
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Reads up to the next `end`, keeping one byte more than an item may have. `false` at the input's end.
+    /// Reads up to the next `end`, keeping one byte more than an item may have. `None` at the
+    /// input's end.
     fn read_piece(
         &self,
         from: &mut impl BufRead,
         end: u8,
         piece: &mut Vec<u8>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<Next>> {
         let mut any = false;
         loop {
             let buffer = match from.fill_buf() {
@@ -151,7 +165,7 @@ impl Input {
                 buffer => buffer?,
             };
             if buffer.is_empty() {
-                return Ok(any);
+                return Ok(any.then_some(Next::MayTakeLong));
             }
             any = true;
             let at = buffer.iter().position(|&byte| byte == end);
@@ -159,12 +173,57 @@ impl Input {
             let room = (self.item_bytes_max + 1).saturating_sub(piece.len());
             piece.extend_from_slice(&part[..part.len().min(room)]);
             let used = at.map_or(buffer.len(), |at| at + 1);
+            let next = if used < buffer.len() {
+                Next::IsThere
+            } else {
+                Next::MayTakeLong
+            };
             from.consume(used);
             if at.is_some() {
-                return Ok(true);
+                return Ok(Some(next));
             }
         }
     }
+}
+
+/// Whether more of the input has been read already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    IsThere,
+    MayTakeLong,
+}
+
+/// Gathers items into chunks while the journal is busy, and only then: an item must not wait for
+/// the ones behind it.
+struct Chunks {
+    sender: mpsc::Sender<Vec<ItemSpec>>,
+    chunk: Vec<ItemSpec>,
+    bytes: usize,
+    /// Whether somebody still takes them.
+    is_wanted: bool,
+}
+
+impl Chunks {
+    fn push(&mut self, item: ItemSpec) {
+        self.bytes += item.input.bytes().len();
+        self.chunk.push(item);
+        let is_full = self.chunk.len() >= CHUNK_ITEMS_MAX || self.bytes >= CHUNK_BYTES_MAX;
+        if is_full || self.sender.capacity() > 0 {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.bytes = 0;
+        if !chunk.is_empty() && self.sender.blocking_send(chunk).is_err() {
+            self.is_wanted = false;
+        }
+    }
+}
+
+fn stdin() -> impl BufRead {
+    BufReader::with_capacity(64 << 10, io::stdin())
 }
 
 fn is_stdin(path: &Path) -> bool {
@@ -214,16 +273,24 @@ mod tests {
             paths: Vec::new(),
             item_bytes_max,
         };
-        let mut read = Vec::new();
+        let (sender, mut read) = mpsc::channel(1000);
+        let mut chunks = Chunks {
+            sender,
+            chunk: Vec::new(),
+            bytes: 0,
+            is_wanted: true,
+        };
         // A tiny buffer, so that items span several.
-        let from = BufReader::with_capacity(3, text);
         input
-            .read_pieces(from, &mut |item| {
-                read.push(String::from_utf8_lossy(item.input.bytes()).into_owned());
-                true
-            })
+            .read_pieces(BufReader::with_capacity(3, text), &mut chunks)
             .unwrap();
-        read
+        chunks.flush();
+        drop(chunks);
+        let text = |item: &ItemSpec| String::from_utf8_lossy(item.input.bytes()).into_owned();
+        std::iter::from_fn(|| read.blocking_recv())
+            .flatten()
+            .map(|item| text(&item))
+            .collect()
     }
 
     #[test]

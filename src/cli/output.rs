@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, Record};
-use crate::domain::payload::{Body, JSON, Payload};
+use crate::domain::payload::{Body, Payload, is_json};
 
 /// What is printed of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -36,7 +36,7 @@ struct Line<'a> {
     sequence: u32,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a RawValue>,
+    output: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,12 +109,9 @@ fn line<'a>(record: &'a Record, head: &'a BatchHead) -> Line<'a> {
         Ending::Succeeded(output) => Some(output),
         Ending::Failed(_) | Ending::Cancelled(_) | Ending::Expired(_) => None,
     };
-    // A raw line break is legal between JSON's tokens but would end the line.
     let json = output
-        .and_then(Payload::as_text)
-        .filter(|text| !text.contains('\n'));
-    let json = json.filter(|_| output.is_some_and(|output| &*output.content_type == JSON));
-    let json = json.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+        .filter(|output| is_json(&output.content_type))
+        .and_then(one_line_json);
     let text = output.and_then(|output| match &output.body {
         Body::Text(text) if json.is_none() => Some(&**text),
         Body::Text(_) | Body::Data(_) => None,
@@ -141,6 +138,12 @@ fn line<'a>(record: &'a Record, head: &'a BatchHead) -> Line<'a> {
         finish_time: jiff::Timestamp::from_millisecond(record.finished.0)
             .map_or_else(|_| String::new(), |time| time.to_string()),
     }
+}
+
+/// JSON on one line: a raw line break may stand between its tokens, where a space means the same.
+fn one_line_json(output: &Payload) -> Option<Box<RawValue>> {
+    let text = output.as_text()?.replace(['\n', '\r'], " ");
+    serde_json::from_str(text.trim()).ok()
 }
 
 /// Standard base64 with padding (RFC 4648, section 4).
@@ -216,8 +219,8 @@ mod tests {
     #[test]
     fn json_lines_have_the_names_of_the_api() {
         let json = Payload {
-            body: Body::Text("{\"n\": 1.10}".into()),
-            content_type: JSON.into(),
+            body: Body::Text("{\"n\":\n1.10}\n".into()),
+            content_type: crate::domain::payload::JSON.into(),
         };
         assert_eq!(
             printed(Form::Jsonl, false, Ending::Succeeded(json)),

@@ -1,13 +1,14 @@
 //! `sooner run`: items from the input, results on standard output as each is done.
 //!
 //! The same store and engine as the server's, in this process: the input is appended to a journal
-//! as it is read, and a feed prints it as it grows. Neither side holds more than a few pages.
+//! as it is read, and a feed prints it as it grows. Neither side holds more than a few MiB.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::input::{Format, Input};
@@ -16,23 +17,20 @@ use super::progress::Progress;
 use super::signals::Signals;
 use super::state_dir::Journal;
 use super::{Shared, tell};
-use crate::base::{tasks, telemetry};
+use crate::base::tasks::{self, Tasks};
+use crate::base::telemetry;
 use crate::config::{self, Config, Layers, command_line_handler, parse_duration};
 use crate::domain::batch::BatchState;
 use crate::domain::ids::{QueueName, Sequence};
-use crate::domain::item::ItemSpec;
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::BatchOptions;
-use crate::engine::{Engine, Order, Turn, Upload};
+use crate::engine::{Feed, Order, Turn, Upload};
 use crate::error::Error;
 use crate::handler::Environment;
 use crate::server::{Node, Purpose, Runtimes};
 
-/// Items appended in one transaction at most; what has been read goes out at once.
-const APPEND_ITEMS_MAX: usize = 1000;
-
-/// Bytes appended in one transaction, about.
-const APPEND_BYTES_MAX: usize = 1 << 20;
+/// How long the last results of a run that was stopped may take to be printed.
+const LAST_PRINTS: Duration = Duration::from_secs(2);
 
 /// Run a command for each item of the input and print each result as it is done
 ///
@@ -127,6 +125,16 @@ struct Outcome {
     input_failure: Option<io::Error>,
 }
 
+/// How printing ended.
+enum Printed {
+    /// With the last result.
+    All(BatchState),
+    /// With all there will be in this run.
+    UpToDrain,
+    /// In a failure to write.
+    OutputFailed(io::Error),
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let format = match (arguments.files, arguments.null) {
         (true, _) => Format::Files,
@@ -185,8 +193,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let runtimes = Runtimes::start(config.server.io_threads)?;
     let node = Node::open(&config, handlers, Purpose::Run, &runtimes)?;
+    let output_runtime = tasks::runtime("sooner-output", 1)?;
+    let output = Tasks::on(output_runtime.handle().clone());
     let outcome = runtimes.block_on(async {
-        let outcome = follow(arguments, &config, &node, input).await;
+        let outcome = follow(arguments, &config, &node, input, &output).await;
         if outcome.is_err() {
             // What runs must end before the store does.
             node.engine().drain(Duration::ZERO).await;
@@ -195,6 +205,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     });
     node.close();
     runtimes.end();
+    output_runtime.shutdown_background();
     finish(outcome?, journal, &config)
 }
 
@@ -204,40 +215,31 @@ async fn follow(
     config: &Config,
     node: &Node,
     input: Input,
+    output: &Tasks,
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen()?;
-    let mut progress = Progress::begin(arguments.quiet);
     let engine = node.engine();
     let upload = engine
         .open_upload(QueueName::default(), options(arguments))
         .await?;
-    let failed = node.store_failed();
-    let mut input_failure = None;
-    let end = {
-        let mut printing = std::pin::pin!(print(engine, &upload, arguments, &mut progress));
-        let mut reading = std::pin::pin!(take_in(&upload, input));
-        let mut is_read = false;
-        loop {
-            tokio::select! {
-                biased;
-                () = failed.cancelled() => break End::StoreFailed,
-                exit = signals.next() => break End::Stopped(exit),
-                end = &mut printing => break end?,
-                taken = &mut reading, if !is_read => {
-                    let (total, read) = taken?;
-                    is_read = true;
-                    input_failure = read.err();
-                    if total == 0 {
-                        break End::Over(BatchState::Completed);
-                    }
-                }
-            }
-        }
+    let cursor = if arguments.keep_order {
+        Order::Index(0)
+    } else {
+        Order::Completion(Sequence(0))
     };
+    let feed = engine.follow(upload.batch(), cursor)?;
+    let drained = CancellationToken::new();
+    let results = Printer::new(io::stdout(), arguments.output, arguments.tag);
+    let progress = Progress::begin(arguments.quiet);
+    // On a thread of its own: a reader of ours that is slow, or asleep, must not keep us from
+    // hearing a signal.
+    let mut printing = output.spawn(print(feed, results, progress, drained.clone()));
+    let (end, input_failure, mut progress) =
+        until_over(node, &mut signals, &upload, input, &mut printing).await?;
     match end {
         End::Over(_) | End::StoreFailed => {}
         End::Stopped(_) => {
-            progress.say("stopping: what runs may finish; Ctrl-C again leaves at once");
+            tell("stopping: what runs may finish; again leaves at once");
             tokio::select! {
                 () = engine.drain(config.server.drain_grace) => {}
                 _ = signals.next() => {}
@@ -245,11 +247,20 @@ async fn follow(
         }
         End::OutputFailed(_) => engine.drain(Duration::ZERO).await,
     }
-    let any_failed = progress.any_failed();
-    if matches!(end, End::Over(_)) {
-        progress.end();
-    } else {
-        progress.end_early(engine.batch(&upload.batch().head.id).await.ok().as_ref());
+    drained.cancel();
+    if progress.is_none()
+        && let Ok(done) = tokio::time::timeout(LAST_PRINTS, printing).await
+    {
+        progress = Some(done.map_err(panicked)??.1);
+    }
+    let any_failed = progress.as_ref().is_some_and(Progress::any_failed);
+    match progress {
+        Some(progress) if matches!(end, End::Over(_)) => progress.end(),
+        Some(progress) => {
+            let batch = engine.batch(&upload.batch().head.id).await.ok();
+            progress.end_early(batch.as_ref());
+        }
+        None => tell("standard output is stuck; what was not printed stays in the journal"),
     }
     Ok(Outcome {
         end,
@@ -258,29 +269,61 @@ async fn follow(
     })
 }
 
+/// The task that prints.
+type Printing = tokio::task::JoinHandle<Result<(Printed, Progress), Error>>;
+
+/// Takes the input in while it is printed. Answers how that ended, why the input was not read to its
+/// end, and the progress if printing is over.
+async fn until_over(
+    node: &Node,
+    signals: &mut Signals,
+    upload: &Upload,
+    input: Input,
+    printing: &mut Printing,
+) -> Result<(End, Option<io::Error>, Option<Progress>), Failure> {
+    let failed = node.store_failed();
+    let mut input_failure = None;
+    let mut reading = std::pin::pin!(take_in(upload, input));
+    let mut is_read = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = failed.cancelled() => return Ok((End::StoreFailed, input_failure, None)),
+            exit = signals.next() => return Ok((End::Stopped(exit), input_failure, None)),
+            done = &mut *printing => {
+                let (printed, progress) = done.map_err(panicked)??;
+                let end = match printed {
+                    Printed::All(state) => End::Over(state),
+                    Printed::OutputFailed(error) => End::OutputFailed(error),
+                    Printed::UpToDrain => unreachable!("nothing is drained yet"),
+                };
+                return Ok((end, input_failure, Some(progress)));
+            }
+            taken = &mut reading, if !is_read => {
+                let (total, read) = taken?;
+                is_read = true;
+                input_failure = read.err();
+                if total == 0 {
+                    return Ok((End::Over(BatchState::Completed), input_failure, None));
+                }
+            }
+        }
+    }
+}
+
 /// Appends the input to the journal as it is read, and seals it at its end. Answers how many items
 /// there were, and why reading stopped if not at the end.
 async fn take_in(upload: &Upload, input: Input) -> Result<(u32, io::Result<()>), Error> {
-    let (items, mut pieces) = mpsc::channel(APPEND_ITEMS_MAX);
+    // One chunk on its way and one being filled: the input waits for the journal.
+    let (chunks, mut read) = mpsc::channel(1);
     let (ended, end) = tokio::sync::oneshot::channel();
     tasks::thread("sooner-input", move || {
         // Nobody is told if the run has ended before its input.
-        ended.send(input.read(&items)).ok();
+        ended.send(input.read(chunks)).ok();
     });
     let mut total = 0;
-    let mut chunk: Vec<ItemSpec> = Vec::new();
-    while let Some(first) = pieces.recv().await {
-        let mut bytes = first.input.bytes().len();
-        chunk.push(first);
-        // What is there goes out at once: an item must not wait for the ones behind it.
-        while chunk.len() < APPEND_ITEMS_MAX
-            && bytes < APPEND_BYTES_MAX
-            && let Ok(next) = pieces.try_recv()
-        {
-            bytes += next.input.bytes().len();
-            chunk.push(next);
-        }
-        total = upload.append(total, std::mem::take(&mut chunk)).await?;
+    while let Some(chunk) = read.recv().await {
+        total = upload.append(total, chunk).await?;
     }
     let read = end
         .await
@@ -291,34 +334,42 @@ async fn take_in(upload: &Upload, input: Input) -> Result<(u32, io::Result<()>),
     Ok((total, read))
 }
 
-/// Prints results as they come, or in the order of the input.
+/// Prints results as they come, or in the order of the input, until the last or, once `drained`
+/// fires, as far as they go.
 async fn print(
-    engine: &Engine,
-    upload: &Upload,
-    arguments: &Arguments,
-    progress: &mut Progress,
-) -> Result<End, Failure> {
-    let cursor = if arguments.keep_order {
-        Order::Index(0)
-    } else {
-        Order::Completion(Sequence(0))
-    };
-    let mut feed = engine.follow(upload.batch(), cursor)?;
-    let mut printer = Printer::new(io::stdout().lock(), arguments.output, arguments.tag);
+    mut feed: Feed,
+    mut printer: Printer<io::Stdout>,
+    mut progress: Progress,
+    drained: CancellationToken,
+) -> Result<(Printed, Progress), Error> {
     loop {
+        // Asked before the read: what is recorded by then is printed.
+        let is_drained = drained.is_cancelled();
         match feed.next().await? {
             Turn::Results(records, batch) => {
                 for record in &records {
                     if let Err(error) = printer.print(record, &batch.head) {
-                        return Ok(End::OutputFailed(error));
+                        return Ok((Printed::OutputFailed(error), progress));
                     }
                     progress.count(record, batch.total);
                 }
             }
-            Turn::CaughtUp(_) => feed.changed().await,
-            Turn::Ended(batch) => return Ok(End::Over(batch.state)),
+            Turn::CaughtUp(_) if is_drained => return Ok((Printed::UpToDrain, progress)),
+            Turn::CaughtUp(_) => tokio::select! {
+                () = feed.changed() => {}
+                () = drained.cancelled() => {}
+            },
+            Turn::Ended(batch) => return Ok((Printed::All(batch.state), progress)),
         }
     }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what a join hands over"
+)]
+fn panicked(error: tokio::task::JoinError) -> Failure {
+    Failure::new(Exit::Internal, format!("printing failed: {error}"))
 }
 
 /// Decides what becomes of the journal, and the exit code.

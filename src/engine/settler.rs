@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::base::limits;
@@ -11,7 +11,7 @@ use crate::base::tasks::Tasks;
 use crate::domain::attempt::ItemError;
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::item_id_text;
-use crate::domain::item::TerminalState;
+use crate::domain::item::{Ending, TerminalState};
 use crate::store::{Lease, LeaseEnd, Settlement, Store, Verdict};
 
 /// Which items are logged, on target `sooner::item`.
@@ -26,13 +26,22 @@ pub enum ItemLog {
     None,
 }
 
+/// An outcome on its way, and its place among the bytes that may wait.
+#[derive(Debug)]
+struct Waiting {
+    settlement: Settlement,
+    room: OwnedSemaphorePermit,
+}
+
 /// The queue of outcomes on their way to the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Settler(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    queue: Mutex<Option<mpsc::Sender<Settlement>>>,
+    queue: Mutex<Option<mpsc::Sender<Waiting>>>,
+    /// Kibibytes of outputs that may still come in.
+    room: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -43,6 +52,7 @@ impl Settler {
         let task = tasks.spawn(run(store, log, outcomes));
         Self(Arc::new(Inner {
             queue: Mutex::new(Some(queue)),
+            room: Arc::new(Semaphore::new(limits::SETTLED_BYTES_MAX / 1024)),
             task: Mutex::new(Some(task)),
         }))
     }
@@ -55,10 +65,15 @@ impl Settler {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(queue) = queue {
-            // A settler that is gone leaves the lease to the next start, like a crash would.
-            drop(queue.send(settlement).await);
-        }
+        let Some(queue) = queue else { return };
+        let kibibytes = output_bytes(&settlement)
+            .min(limits::SETTLED_BYTES_MAX)
+            .div_ceil(1024);
+        let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.0.room).acquire_many_owned(kibibytes).await;
+        let room = room.expect("the room is never closed");
+        // A settler that is gone leaves the lease to the next start, like a crash would.
+        drop(queue.send(Waiting { settlement, room }).await);
     }
 
     /// Waits until every outcome handed over is recorded. Nothing can be handed over after.
@@ -81,19 +96,24 @@ impl Settler {
     }
 }
 
-async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Settlement>) {
-    let mut settlements = Vec::new();
+async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Waiting>) {
+    let mut waiting = Vec::new();
     // While one call is committed the next outcomes gather: that is all the coalescing there is.
+    // The bytes that may wait bound what one call brings.
     while outcomes
-        .recv_many(&mut settlements, limits::SETTLED_QUEUE_MAX)
+        .recv_many(&mut waiting, limits::SETTLED_QUEUE_MAX)
         .await
         > 0
     {
+        let (settlements, rooms): (Vec<_>, Vec<_>) = waiting
+            .drain(..)
+            .map(|one| (one.settlement, one.room))
+            .unzip();
         let lines: Vec<_> = settlements
             .iter()
             .map(|settlement| Line::of(log, settlement))
             .collect();
-        match store.settle(std::mem::take(&mut settlements)).await {
+        match store.settle(settlements).await {
             Ok(verdicts) => {
                 for (line, verdict) in lines.into_iter().zip(verdicts) {
                     if let Some(line) = line {
@@ -105,6 +125,14 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Settlement
                 tracing::error!(%error, "outcomes could not be recorded; their items run again");
             }
         }
+        drop(rooms);
+    }
+}
+
+fn output_bytes(settlement: &Settlement) -> usize {
+    match &settlement.end {
+        LeaseEnd::Finish(Ending::Succeeded(output)) => output.bytes().len(),
+        LeaseEnd::Finish(_) | LeaseEnd::Release { .. } => 0,
     }
 }
 

@@ -17,8 +17,8 @@ pub struct Submission {
     pub batch_id: Option<BatchId>,
     /// The caller's other key.
     pub request_id: Option<RequestId>,
-    /// Where its items wait.
-    pub queue: QueueName,
+    /// Where its items wait, if the caller said so; else in the default queue.
+    pub queue: Option<QueueName>,
     /// Its settings.
     pub options: BatchOptions,
     /// What happens when its last stream has gone.
@@ -52,7 +52,7 @@ impl Engine {
     /// counts as disconnected.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
         self.check_not_draining()?;
-        if let Err(unknown) = self.check_queue(&submission.queue) {
+        if let Err(unknown) = self.check_queue(&submission.queue.clone().unwrap_or_default()) {
             // A batch that is there can be attached to even if its queue is not configured any more.
             let (id, request_id) = (submission.batch_id.as_ref(), submission.request_id.as_ref());
             if !self.0.store.is_known(id, request_id).await? {
@@ -62,14 +62,17 @@ impl Engine {
         let engine = self.clone();
         // A task of its own: a caller that goes away in mid-accept drops its future, not the accept.
         let accept = self.0.tasks.spawn(async move {
-            let fingerprint =
-                fingerprint(&submission.queue, &submission.options, &submission.items);
+            let fingerprint = fingerprint(
+                submission.queue.as_ref(),
+                &submission.options,
+                &submission.items,
+            );
             let content = Content::Whole(submission.items);
             let new = NewBatch {
                 id: submission.batch_id,
                 request_id: submission.request_id,
                 uid: BatchUid(entropy::uuid()),
-                queue: submission.queue,
+                queue: submission.queue.unwrap_or_default(),
                 options: submission.options,
                 on_disconnect: submission.on_disconnect,
                 fingerprint,
@@ -88,7 +91,7 @@ impl Engine {
             id: None,
             request_id: None,
             uid: BatchUid(entropy::uuid()),
-            fingerprint: fingerprint(&queue, &options, &[]),
+            fingerprint: fingerprint(Some(&queue), &options, &[]),
             queue,
             options,
             on_disconnect: OnDisconnect::Continue,

@@ -7,7 +7,8 @@ use tonic_health::ServingStatus;
 use super::{Server, tell_health};
 use crate::api::grpc::BATCH_SERVICE;
 
-/// What is kept of the grace for ending streams and connections.
+/// How long streams and connections have to end once all outcomes are recorded. It is what
+/// [`crate::engine::Handler::stop_grace`] leaves of the grace if a handler takes no longer to stop than it may.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Server {
@@ -17,10 +18,7 @@ impl Server {
         tracing::info!(grace = ?self.drain_grace, "draining");
         tell_health(&self.health, ServingStatus::NotServing).await;
         self.connections.stop_accepting();
-        self.node
-            .engine()
-            .drain(self.drain_grace.saturating_sub(LAST_WORDS))
-            .await;
+        self.node.engine().drain(self.drain_grace).await;
         self.closing.cancel();
         // Ends the calls that watch health; they would hold their connections for ever.
         for service in ["", BATCH_SERVICE] {

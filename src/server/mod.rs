@@ -89,7 +89,7 @@ impl Server {
     }
 
     /// Serves until `asked` to end or the store fails, and ends in order.
-    pub async fn run(self, asked: impl Future<Output = ()>) -> End {
+    pub async fn run(&self, asked: impl Future<Output = ()>) -> End {
         let failed = self.node.store_failed();
         tokio::select! {
             biased;

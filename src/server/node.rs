@@ -15,7 +15,7 @@ use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_k
 use crate::handler::{Echo, Exec, end_orphan};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
 
-/// Why a server or a run cannot start. Nothing has been changed.
+/// Why a server or a run cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A handler cannot be used as it is configured.
@@ -123,6 +123,16 @@ impl Node {
             data_dir: data_dir.clone(),
             ballast,
         })?;
+        for orphan in &found.orphans {
+            let key = idempotency_key(orphan.batch_uid, orphan.index);
+            if end_orphan(orphan.process_group, &key) {
+                tracing::info!(
+                    process_group = orphan.process_group,
+                    key,
+                    "ended an orphaned handler"
+                );
+            }
+        }
         if purpose == Purpose::Run && found.unfinished_items > 0 {
             store.close();
             return Err(StartError::Unfinished(
@@ -133,16 +143,6 @@ impl Node {
         for (queue, items) in &found.waiting {
             if *items > 0 && !config.queues.contains_key(queue) {
                 tracing::warn!(%queue, items, "items wait in a queue that is not configured any more");
-            }
-        }
-        for orphan in &found.orphans {
-            let key = idempotency_key(orphan.batch_uid, orphan.index);
-            if end_orphan(orphan.process_group, &key) {
-                tracing::info!(
-                    process_group = orphan.process_group,
-                    key,
-                    "ended an orphaned handler"
-                );
             }
         }
         let queues = config.queues.iter().map(|(name, queue)| {
@@ -186,6 +186,12 @@ impl Node {
 
     /// Closes the store, after a drain. Blocks.
     pub fn close(&self) {
+        self.excuse_running();
         self.store.close();
+    }
+
+    /// Call it before an end that does not wait: what still runs is not to blame for it.
+    pub fn excuse_running(&self) {
+        self.store.excuse_running();
     }
 }

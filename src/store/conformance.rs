@@ -46,7 +46,7 @@ impl Fixture {
 
     async fn lease(&self, want: usize) -> Vec<Lease> {
         self.store
-            .lease(&QueueName::default(), want)
+            .lease(&QueueName::default(), want, 3)
             .await
             .unwrap()
             .leases
@@ -108,8 +108,8 @@ fn batch(id: &str, count: u32) -> NewBatch {
 pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> NewBatch {
     let (queue, options) = (QueueName::default(), BatchOptions::default());
     let hashed = match &content {
-        Content::Whole(items) => fingerprint(&queue, &options, items),
-        Content::Appended => fingerprint(&queue, &options, &[]),
+        Content::Whole(items) => fingerprint(None, &options, items),
+        Content::Appended => fingerprint(None, &options, &[]),
     };
     NewBatch {
         id: id.map(|id| BatchId::parse(id).unwrap()),
@@ -338,7 +338,11 @@ async fn a_backoff_and_its_attempts_survive_a_restart() {
     let due = clock::now().plus(Duration::from_secs(3600));
     fixture.settle(settlement(&lease, again(due))).await;
     let fixture = fixture.reopen();
-    let leased = fixture.store.lease(&QueueName::default(), 1).await.unwrap();
+    let leased = fixture
+        .store
+        .lease(&QueueName::default(), 1, 3)
+        .await
+        .unwrap();
     assert!(leased.leases.is_empty(), "it is not due yet");
     assert_eq!(leased.next_due, Some(due));
     let view = fixture.store.item(batch.head.no, 0, false).await.unwrap();

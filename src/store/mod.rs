@@ -255,6 +255,9 @@ pub enum StoreError {
     /// The write failed in a way that leaves open whether it happened.
     #[error("the outcome of a write is unknown")]
     OutcomeUnknown,
+    /// What is asked for is stored, but damaged.
+    #[error("the stored record is damaged")]
+    Corrupt,
     /// Reading failed.
     #[error("read the store: {0}")]
     Read(String),

@@ -215,7 +215,11 @@ impl Told {
     }
 
     async fn lease(&mut self, want: usize) {
-        let leased = self.store.lease(&QueueName::default(), want).await.unwrap();
+        let leased = self
+            .store
+            .lease(&QueueName::default(), want, 3)
+            .await
+            .unwrap();
         assert!(leased.leases.len() <= want);
         for lease in leased.leases {
             let item = lease.token.item;

@@ -68,7 +68,9 @@ fn aims(kind: &str, count: u64) -> impl Iterator<Item = u64> {
         OTHER_KILLS
     };
     let given = std::env::var("SOONER_FAULT_STRIDE").ok();
-    let stride = given.map_or(count.div_ceil(kills), |stride| stride.parse().unwrap());
+    let stride: u64 = given.map_or(count.div_ceil(kills), |stride| stride.parse().unwrap());
+    // Each kind is met at least once.
+    let stride = stride.clamp(1, count);
     (stride.div_ceil(2)..=count).step_by(usize::try_from(stride).unwrap())
 }
 

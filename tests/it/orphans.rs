@@ -18,9 +18,26 @@ fn pids(setup: &ServerSetup) -> Vec<u32> {
     lines.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// Whether a process computes. What is dead, but not yet waited for, has no command line.
+/// Whether a process is there. One that waits to be reaped has let go of everything, before not.
 fn is_alive(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Whether the server has noted the process beside its data.
+fn is_noted(setup: &ServerSetup, pid: u32) -> bool {
+    let notes = std::fs::read(setup.data_dir().join("in-flight")).unwrap();
+    let is_it = |bytes: &[u8]| bytes == pid.to_le_bytes() || bytes == pid.to_be_bytes();
+    notes.windows(4).any(is_it)
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    within(async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -35,16 +52,13 @@ async fn a_program_whose_server_was_killed_is_ended() {
     let [orphan] = pids(&setup)[..] else {
         panic!("one attempt")
     };
+    // A server that dies before it has noted the program cannot find it again.
+    until(|| is_noted(&setup, orphan)).await;
     server.kill();
     assert!(is_alive(orphan));
 
     let server = setup.start();
-    within(async {
-        while is_alive(orphan) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| !is_alive(orphan)).await;
     // Not before the next attempt is there: it would find the gate open.
     let gate = gates.arrival("a").await;
     drop(held);

@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -166,7 +167,7 @@ impl BatchService for BatchApi {
         terms.states = watch.states;
         let reader = Reader::new(feed, batch, stream, terms);
         let omit_output = request.omit_output;
-        let first = stream::once(async move { Ok(said(attached)) });
+        let first = tokio_stream::once(Ok(said(attached)));
         let rest = messages(reader, move |event| watch_messages(event, omit_output));
         Ok(Response::new(Box::pin(first.chain(rest))))
     }
@@ -342,13 +343,14 @@ fn messages<T: Send + 'static>(
         Ok(event) => say(event).into_iter().map(Ok).collect(),
         Err(error) => vec![Err(Status::from(error))],
     });
-    Box::pin(chunks.flat_map(stream::iter))
+    Box::pin(chunks.flat_map(tokio_stream::iter))
 }
 
 fn marker(cursor: Order, batch: &Batch) -> ItemResult {
     let sequence = match cursor {
         Order::Completion(after) => after.0,
-        Order::Index(_) => batch.last_sequence().0,
+        // A reader by index has no place in the journal.
+        Order::Index(_) => 0,
     };
     ItemResult {
         batch_id: batch.head.id.to_string(),

@@ -41,7 +41,7 @@ pub(crate) fn submission(
             &fields.request_id,
             RequestId::parse,
         ),
-        queue: optional(&mut wrong, "queue", &fields.queue, QueueName::parse).unwrap_or_default(),
+        queue: optional(&mut wrong, "queue", &fields.queue, QueueName::parse),
         options: options(&mut wrong, fields.options.unwrap_or_default()),
         on_disconnect: on_disconnect(&mut wrong, fields.on_disconnect),
         items: items(&mut wrong, fields.items, input),

@@ -25,6 +25,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::pin::pin;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -123,7 +124,8 @@ impl Exec {
         streams.sweep();
         let status = group.reap().await;
         let Streams { output, stderr, .. } = streams;
-        if matches!(end, End::Stopped) {
+        let is_well = status.as_ref().is_ok_and(ExitStatus::success);
+        if matches!(end, End::Stopped) && !is_well {
             return verdict::stopped(&stderr.text());
         }
         if output.is_too_large() {
@@ -176,7 +178,7 @@ impl Exec {
                     biased;
                     () = group.emptied() => {}
                     () = sleep(self.settings.kill_grace) => {}
-                    never = output.discard() => match never {},
+                    never = output.keep_filling() => match never {},
                     never = &mut aside => match never {},
                 }
             }
@@ -188,8 +190,8 @@ impl Exec {
 
 #[async_trait]
 impl Handler for Exec {
-    /// A program that exits before it is asked to stop gives its outcome; one that is asked first
-    /// fails, however it exits, since an exit with 0 after SIGTERM does not prove a whole output.
+    /// A program that exits with 0 has succeeded, even if it was asked to stop before: one that cares
+    /// finishes what it has begun. What the attempt then counts as, the engine knows.
     async fn handle(&self, attempt: Attempt) -> Outcome {
         self.compute(&attempt).await
     }

@@ -126,10 +126,16 @@ impl Output {
         }
     }
 
-    /// Reads on and keeps nothing. Cancel safe.
-    pub(super) async fn discard(&mut self) -> Infallible {
+    /// Reads on for as long as it is asked to, keeping no more than shows that it is too large: a
+    /// program that wants to leave must not be stuck in a write. Cancel safe, as [`Self::fill`].
+    pub(super) async fn keep_filling(&mut self) -> Infallible {
+        self.fill().await;
         self.from.set_limit(u64::MAX);
-        read_all(&mut self.from, &mut self.bytes, Vec::clear).await;
+        let most = self.bytes_max + 1;
+        read_all(&mut self.from, &mut self.bytes, |bytes| {
+            bytes.truncate(most);
+        })
+        .await;
         pending().await
     }
 

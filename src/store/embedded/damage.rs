@@ -29,7 +29,7 @@ async fn fill(path: &Path) -> Vec<Record> {
         panic!()
     };
     let leases = store
-        .lease(&QueueName::default(), ITEMS as usize - 1)
+        .lease(&QueueName::default(), ITEMS as usize - 1, 3)
         .await
         .unwrap()
         .leases;
@@ -103,7 +103,11 @@ async fn every_flipped_bit_is_refused_or_shown_in_its_place() {
                 }
             }
             // The last item's input may be what is damaged: it is leased all the same.
-            let leased = store.lease(&QueueName::default(), 5).await.unwrap().leases;
+            let leased = store
+                .lease(&QueueName::default(), 5, 3)
+                .await
+                .unwrap()
+                .leases;
             assert!(leased.len() <= 1);
             if any {
                 shown += 1;

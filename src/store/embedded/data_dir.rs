@@ -7,9 +7,11 @@
 //! ballast       room that is given up when the disk is full, so that results still land
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 use super::wal_scan::{self, WalState};
@@ -56,16 +58,12 @@ impl DataDir {
     /// Takes the directory, creating it and an empty store if there is none, and checks what is in it.
     pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
         let not_writable = |error| OpenError::NotWritable(path.to_owned(), error);
-        std::fs::create_dir_all(path).map_err(not_writable)?;
+        create_private(path).map_err(not_writable)?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         let lock = options.open(path.join("LOCK")).map_err(not_writable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse(path.to_owned()));
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(not_writable(error)),
+        if !hold(&lock).map_err(not_writable)? {
+            return Err(OpenError::InUse(path.to_owned()));
         }
         let dir = Self {
             path: path.to_owned(),
@@ -225,6 +223,39 @@ impl DataDir {
         File::open(&self.path)
             .and_then(|dir| dir.sync_all())
             .map_err(io)
+    }
+}
+
+/// Takes the lock, with some patience: a process that was killed while it started another leaves a
+/// child that holds the lock until it has become its program. `false` if somebody serves it.
+fn hold(lock: &File) -> io::Result<bool> {
+    const TRIES: u32 = 20;
+    for left in (0..TRIES).rev() {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if left == 0 => {}
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(25)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Creates a directory that only its owner may enter: inputs and outputs are nobody else's business.
+/// One that is there is left as it is. The names of new ones are made durable.
+fn create_private(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_private(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => Err(error),
+        Ok(()) | Err(_) => File::open(parent.unwrap_or(Path::new(".")))?.sync_all(),
     }
 }
 

@@ -6,7 +6,7 @@
 //! result is never decided here.
 //!
 //! ```text
-//! slot, 64 bytes: crc32 | version | attempt | batch | index | process group | 0 … | nonce (16 bytes)
+//! slot, 64 bytes: crc32 | version | attempt | batch | index | process group | excused | 0 … | nonce (16 bytes)
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +35,8 @@ pub(crate) struct Interrupted {
     pub(crate) token: LeaseToken,
     /// The process group of its handler, 0 if it had none.
     pub(crate) process_group: u32,
+    /// Whether the process ended on purpose, so that its end says nothing about the item.
+    pub(crate) excused: bool,
 }
 
 impl InFlight {
@@ -79,6 +81,7 @@ impl InFlight {
                 Some(Interrupted {
                     token,
                     process_group: 0,
+                    excused: false,
                 }),
             );
             touched.add(slot);
@@ -100,6 +103,7 @@ impl InFlight {
             Some(Interrupted {
                 token,
                 process_group,
+                excused: false,
             }),
         );
         let mut touched = Touched::default();
@@ -114,6 +118,25 @@ impl InFlight {
             if let Some(slot) = self.slots.remove(&item) {
                 self.put(slot, None);
                 self.free.insert(slot);
+                touched.add(slot);
+            }
+        }
+        self.write(&touched)
+    }
+
+    /// Notes that the process is about to end on purpose, whatever still runs.
+    pub(crate) fn excuse_all(&mut self) -> io::Result<()> {
+        let mut touched = Touched::default();
+        for &slot in &self.slots.values().copied().collect::<Vec<_>>() {
+            let place = &self.image[slot * SLOT_BYTES..][..SLOT_BYTES];
+            if let Some(running) = decode(place) {
+                self.put(
+                    slot,
+                    Some(Interrupted {
+                        excused: true,
+                        ..running
+                    }),
+                );
                 touched.add(slot);
             }
         }
@@ -162,6 +185,7 @@ fn encode(content: Interrupted, slot: &mut [u8]) {
         item.batch.0,
         item.index,
         content.process_group,
+        content.excused.into(),
     ];
     for (at, word) in words.into_iter().enumerate() {
         slot[4 + 4 * at..][..4].copy_from_slice(&word.to_le_bytes());
@@ -188,6 +212,7 @@ fn decode(slot: &[u8]) -> Option<Interrupted> {
             nonce,
         },
         process_group: word(5),
+        excused: word(6) != 0,
     })
 }
 

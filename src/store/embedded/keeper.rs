@@ -22,7 +22,7 @@ use crate::store::StoreError;
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long after the disk was full the ballast is set aside again. Writing it holds commits up.
-const BALLAST_PAUSE: Duration = Duration::from_secs(30);
+const BALLAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The writing side of the store.
 #[derive(Debug)]
@@ -91,7 +91,15 @@ impl Keeper {
         now: Timestamp,
         more: &mut impl FnMut() -> Option<Operation>,
     ) -> Result<(), Fatal> {
+        if self.disk_full_since.is_some() {
+            // What room there is belongs to results until the ballast is back.
+            refuse_new_work(&mut group);
+        }
         loop {
+            if self.shared.fatal.is_cancelled() {
+                // Another thread could not write: nothing is committed on top of that.
+                return Err(abandon(group));
+            }
             match self.try_commit(&group, now) {
                 Ok((outcomes, effects)) => {
                     self.publish(effects, now);
@@ -124,13 +132,14 @@ impl Keeper {
     }
 
     /// What is due between two transactions.
-    pub(crate) fn after_commit(&mut self, bytes: usize) {
+    pub(crate) fn after_commit(&mut self, bytes: usize) -> Result<(), Fatal> {
         self.shared.checkpoints.note_commit(bytes);
         if self.shared.checkpoints.take_request()
             && let Err(error) = schema::checkpoint(&self.db, "PASSIVE")
             && !checkpoint::may_be_repeated(&error)
         {
             self.fail(&error);
+            return Err(Fatal);
         }
         if self
             .disk_full_since
@@ -140,6 +149,7 @@ impl Keeper {
             let kept = !self.shared.ballast || self.shared.dir.keep_ballast();
             self.disk_full_since = (!kept).then(clock::instant);
         }
+        Ok(())
     }
 
     /// Empties the log into the file, for a quick start.
@@ -219,7 +229,7 @@ impl Keeper {
                 }
             }
             for (item, past, due) in effects.resumed {
-                scheduler.resume(item, past, due, None);
+                scheduler.resume(item, past, due);
                 queues.extend(
                     scheduler
                         .batch(item.batch)
@@ -257,10 +267,7 @@ impl Keeper {
 
     fn give_up(&self, group: Vec<Operation>, error: &rusqlite::Error) -> Result<(), Fatal> {
         self.fail(error);
-        for operation in group {
-            drop(operation.answer.send(Err(StoreError::OutcomeUnknown)));
-        }
-        Err(Fatal)
+        Err(abandon(group))
     }
 
     fn fail(&self, error: &rusqlite::Error) {
@@ -305,6 +312,14 @@ fn stage_all(
     }
     staged.close()?;
     Ok(outcomes)
+}
+
+/// Tells those who wait that nobody knows what became of their operation.
+fn abandon(group: Vec<Operation>) -> Fatal {
+    for operation in group {
+        drop(operation.answer.send(Err(StoreError::OutcomeUnknown)));
+    }
+    Fatal
 }
 
 fn refuse_new_work(group: &mut Vec<Operation>) {

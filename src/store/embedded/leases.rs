@@ -3,21 +3,29 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::scheduler::Grant;
+use super::scheduler::{Demand, Grant};
 use super::{Store, rows};
 use crate::base::{clock, entropy};
+use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
 use crate::domain::item::ItemSpec;
-use crate::store::{Damaged, Lease, Leased, StoreError};
+use crate::store::{Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
 
 impl Store {
     /// Leases up to `want` due items of a queue, taking turns between its batches. Answers at once.
     ///
     /// Not cancel safe: leases whose future is dropped are held by nobody until a restart.
-    pub async fn lease(&self, queue: &QueueName, want: usize) -> Result<Leased, StoreError> {
+    /// `crashes_max` is how often the server may die under an item that says nothing of its own.
+    pub async fn lease(
+        &self,
+        queue: &QueueName,
+        want: usize,
+        crashes_max: u32,
+    ) -> Result<Leased, StoreError> {
         let shared = &self.0.shared;
         if shared.closing.load(Ordering::Relaxed) || shared.fatal.is_cancelled() {
             return Err(StoreError::Closed);
@@ -27,7 +35,12 @@ impl Store {
                 .scheduler
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let grants = scheduler.grant(queue, want, clock::now(), entropy::nonce);
+            let demand = Demand {
+                queue,
+                want,
+                crashes_max,
+            };
+            let grants = scheduler.grant(demand, clock::now(), entropy::nonce);
             (grants, scheduler.next_due(queue))
         };
         if grants.is_empty() {
@@ -40,7 +53,7 @@ impl Store {
         let mut specs = match self.read_specs(&grants).await {
             Ok(specs) => specs,
             Err(error) => {
-                self.take_back(&grants);
+                self.give_back(grants).await;
                 return Err(error);
             }
         };
@@ -74,18 +87,27 @@ impl Store {
         self.0.shared.hints.queue(queue)
     }
 
-    fn take_back(&self, grants: &[Grant]) {
-        let shared = &self.0.shared;
-        {
-            let mut scheduler = shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for grant in grants {
-                scheduler.take_back(grant);
-            }
+    /// Gives leases back whose inputs cannot be read now. A cancel that came meanwhile counts.
+    async fn give_back(&self, grants: Vec<Grant>) {
+        let now = clock::now();
+        let settlements = grants.into_iter().map(|grant| Settlement {
+            token: grant.token,
+            head: grant.head,
+            id: None,
+            end: LeaseEnd::Release {
+                due: now,
+                error: ItemError::of(Reason::INTERRUPTED, "the input could not be read"),
+                charged: false,
+            },
+            spent: grant.past.spent,
+            worker: "".into(),
+            queued: Duration::ZERO,
+            started: now,
+            ran: Duration::ZERO,
+        });
+        if let Err(error) = self.settle(settlements.collect()).await {
+            tracing::error!(%error, "leases could not be given back; their items wait for a restart");
         }
-        shared.trace(|in_flight| in_flight.end(grants.iter().map(|grant| grant.token.item)));
     }
 
     async fn read_specs(
@@ -101,7 +123,7 @@ impl Store {
                 for batch in keys.chunk_by(|left, right| left.batch == right.batch) {
                     let no = batch[0].batch;
                     let indexes: Vec<_> = batch.iter().map(|key| key.index).collect();
-                    for (index, spec) in rows::items(db, no, &indexes, usize::MAX)? {
+                    for (index, spec) in rows::items(db, no, &indexes)? {
                         specs.insert(ItemKey { batch: no, index }, spec);
                     }
                 }

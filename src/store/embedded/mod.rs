@@ -177,6 +177,11 @@ impl Store {
         self.0.shared.fatal.clone()
     }
 
+    /// Notes that the process is about to end on purpose: what still runs gets no crash mark for it.
+    pub fn excuse_running(&self) {
+        self.0.shared.trace(InFlight::excuse_all);
+    }
+
     /// Finishes what is queued and closes. Verbs called later answer `Closed`. Blocks.
     pub fn close(&self) {
         self.0.shared.closing.store(true, Ordering::Relaxed);

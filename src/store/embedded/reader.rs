@@ -13,6 +13,7 @@ use std::time::Instant;
 use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::oneshot;
 
+use super::rows;
 use super::schema::{self, Role};
 use crate::base::{clock, limits, tasks};
 use crate::store::StoreError;
@@ -90,7 +91,14 @@ impl Readers {
                 .ok_or(StoreError::Closed)?;
         }
         let outcome = answered.await.map_err(|_| StoreError::Closed)?;
-        outcome.map_err(|error| StoreError::Read(error.to_string()))
+        outcome.map_err(|error| {
+            let corrupt = rows::is_corrupt(&error);
+            if corrupt {
+                StoreError::Corrupt
+            } else {
+                StoreError::Read(error.to_string())
+            }
+        })
     }
 
     /// Finishes what was asked and ends the threads.

@@ -131,7 +131,7 @@ impl Store {
         let view = self.0.readers.run(move |db, _| {
             let record = rows::result_of(db, item)?.map(|(record, _)| record);
             let past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
-            let (_, spec) = rows::items(db, batch, &[index], usize::MAX)?.remove(0);
+            let (_, spec) = rows::items(db, batch, &[index])?.remove(0);
             let id = spec.as_ref().ok().and_then(|spec| spec.id.clone());
             Ok(ItemView {
                 index,

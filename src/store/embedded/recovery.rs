@@ -100,14 +100,12 @@ pub(crate) fn recover(
         found.unfinished_items += unfinished;
         *found.waiting.entry(batch.head.queue.clone()).or_default() += unfinished;
         scheduler.admit(batch);
-        for (index, (past, due)) in pasts {
+        for (index, (mut past, due)) in pasts {
             let item = ItemKey { batch: no, index };
-            let crashes_max = if past.crashes > 0 {
-                crashes_max(db, item)?
-            } else {
-                None
-            };
-            scheduler.resume(item, past, due, crashes_max);
+            if past.crashes > 0 {
+                past.crashes_max = crashes_max(db, item)?;
+            }
+            scheduler.resume(item, past, due);
         }
         if state == BatchState::Cancelling {
             sweeps.push_back(no);
@@ -217,13 +215,25 @@ fn mark_crash(
     if item.index >= batch.total || batch.is_terminal(item.index) || slot.token.attempt <= before {
         return Ok(());
     }
-    let error = ItemError::of(Reason::INTERRUPTED, "the server died while the attempt ran");
+    // A stop that could not wait is no crash: the item is not to blame.
+    let (kind, told) = if slot.excused {
+        (
+            AttemptKind::Released,
+            "the server stopped while the attempt ran",
+        )
+    } else {
+        (
+            AttemptKind::Crashed,
+            "the server died while the attempt ran",
+        )
+    };
+    let error = ItemError::of(Reason::INTERRUPTED, told);
     let meta = AttemptMeta {
         error: Some(error),
         started_ms: None,
         worker: "local".into(),
     };
-    let (kind, number) = (AttemptKind::Crashed, slot.token.attempt);
+    let number = slot.token.attempt;
     rows::insert_attempt(
         db,
         &AttemptRow {
@@ -237,14 +247,18 @@ fn mark_crash(
     )?;
     let (past, due) = pasts.entry(item.index).or_default();
     past.attempts = number;
-    past.crashes += 1;
+    if slot.excused {
+        past.releases += 1;
+    } else {
+        past.crashes += 1;
+    }
     *due = now;
     Ok(())
 }
 
 /// The item's own limit of crashes, if it has one.
 fn crashes_max(db: &Connection, item: ItemKey) -> Result<Option<u32>, Error> {
-    let items = rows::items(db, item.batch, &[item.index], usize::MAX)?;
+    let items = rows::items(db, item.batch, &[item.index])?;
     Ok(items
         .into_iter()
         .find_map(|(_, spec)| spec.ok())

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 /// Marks the file as ours: "SOON".
 pub(crate) const APPLICATION_ID: i32 = 0x534F_4F4E;
@@ -148,7 +148,14 @@ fn settle_in(db: &Connection, role: Role) -> rusqlite::Result<()> {
         .prepare("PRAGMA journal_mode=WAL")?
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<Vec<String>>>()?;
-    assert_eq!(modes, ["wal"], "SQLite has switched to the write-ahead log");
+    if modes != ["wal"] {
+        // A file system without shared memory, such as some of the network.
+        let told = Some("the file system cannot carry a write-ahead log".to_owned());
+        return Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_CANTOPEN),
+            told,
+        ));
+    }
     // FULL: the WAL is synced before COMMIT returns. The file does not remember it.
     db.pragma_update(None, "synchronous", "FULL")?;
     // A checkpoint inside COMMIT stalls it, and swallows the error if its sync fails.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::keeper::Keeper;
 use crate::base::{clock, limits, tasks};
@@ -55,6 +55,8 @@ pub(crate) struct Operation {
     pub(crate) request: Request,
     pub(crate) answer: oneshot::Sender<Result<Answer, StoreError>>,
     bytes: usize,
+    /// Its place among the bytes that may wait, given back when the operation is gone.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// The queue into the thread.
@@ -99,6 +101,7 @@ impl Operation {
             request,
             answer,
             bytes: 0,
+            _room: None,
         }
     }
 }
@@ -114,11 +117,8 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(keeper: Keeper) -> Self {
         let (queue, operations) = mpsc::channel(limits::WRITER_QUEUE_MAX);
-        let room = Arc::new(Semaphore::new(kibibytes(limits::WRITER_QUEUE_BYTES_MAX)));
-        let given_back = Arc::clone(&room);
-        let thread = tasks::thread("sooner-writer", move || {
-            write(keeper, operations, &given_back);
-        });
+        let room = Arc::new(Semaphore::new(limits::WRITER_QUEUE_BYTES_MAX / 1024));
+        let thread = tasks::thread("sooner-writer", move || write(keeper, operations));
         Self {
             queue: Mutex::new(Some(queue)),
             room,
@@ -140,26 +140,19 @@ impl Writer {
         let patience = request
             .is_new_work()
             .then_some(limits::WRITER_QUEUE_WAIT_MAX);
-        let operation = Operation {
-            request,
-            answer,
-            bytes,
-        };
         let enter = async {
             // More than there is room in all would never fit; it waits for all of it.
-            let kibibytes = kibibytes(bytes.min(limits::WRITER_QUEUE_BYTES_MAX));
+            let kibibytes = bytes.min(limits::WRITER_QUEUE_BYTES_MAX).div_ceil(1024);
             let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
-            let room = self
-                .room
-                .acquire_many(kibibytes)
-                .await
-                .map_err(|_| StoreError::Closed)?;
-            queue
-                .send(operation)
-                .await
-                .map_err(|_| StoreError::Closed)?;
-            room.forget();
-            Ok(())
+            let room = Arc::clone(&self.room).acquire_many_owned(kibibytes).await;
+            let room = Some(room.map_err(|_| StoreError::Closed)?);
+            let operation = Operation {
+                request,
+                answer,
+                bytes,
+                _room: room,
+            };
+            queue.send(operation).await.map_err(|_| StoreError::Closed)
         };
         match patience {
             Some(patience) => {
@@ -193,11 +186,7 @@ impl Writer {
     }
 }
 
-fn kibibytes(bytes: usize) -> usize {
-    bytes.div_ceil(1024)
-}
-
-fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>, room: &Semaphore) {
+fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>) {
     // If this thread ends in any way but the planned one, the server must not go on.
     let alarm = keeper.alarm();
     loop {
@@ -215,12 +204,9 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>, room: &S
         };
         let group = gather(first, &mut operations);
         let bytes: usize = group.iter().map(|operation| operation.bytes).sum();
-        let kept: usize = group
-            .iter()
-            .map(|op| kibibytes(op.bytes.min(limits::WRITER_QUEUE_BYTES_MAX)))
-            .sum();
-        let committed = keeper.commit(group, clock::now(), &mut || operations.try_recv().ok());
-        room.add_permits(kept);
+        let committed = keeper
+            .commit(group, clock::now(), &mut || operations.try_recv().ok())
+            .and_then(|()| keeper.after_commit(bytes));
         if committed.is_err() {
             // Dropping the queue answers what waits in it: nothing of it was stored.
             operations.close();
@@ -229,7 +215,6 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>, room: &S
             }
             return;
         }
-        keeper.after_commit(bytes);
     }
     keeper.shut();
     alarm.disarm();

@@ -62,9 +62,9 @@ async fn a_stop_asks_the_whole_group_to_leave_and_waits_for_the_last_of_it() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_stopped_fails_however_it_exits_and_may_say_why() {
+async fn a_program_that_fails_when_it_is_stopped_may_say_why() {
     let mut witness = Witness::new();
-    let script = "trap 'yes | head -c 4000000; echo bye >&2; exit 0' TERM; echo up >&3;
+    let script = "trap 'yes | head -c 4000000; echo bye >&2; exit 1' TERM; echo up >&3;
         while :; do sleep 0.01; done";
     let exec = witness.shell(script);
     let outcome = outcome_of_stop(&exec, &mut witness, "up").await;
@@ -72,6 +72,15 @@ async fn a_program_that_is_stopped_fails_however_it_exits_and_may_say_why() {
     assert_eq!(&*error.reason, "INTERRUPTED");
     // A shell may note there that its child was terminated, too.
     assert!(error.message.ends_with("bye"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_program_that_finishes_well_when_it_is_stopped_has_succeeded() {
+    let mut witness = Witness::new();
+    let script = "trap 'echo whole; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done";
+    let exec = witness.shell(script);
+    let outcome = outcome_of_stop(&exec, &mut witness, "up").await;
+    assert_eq!(succeeded(outcome), Body::Text("whole\n".into()));
 }
 
 #[tokio::test]

@@ -77,6 +77,17 @@ impl From<rusqlite::Error> for Refusal {
     }
 }
 
+impl Refusal {
+    /// Of a read that comes before anything is staged: damage concerns this operation alone.
+    fn of_read(error: rusqlite::Error) -> Self {
+        if rows::is_corrupt(&error) {
+            Self::Refused(StoreError::Corrupt)
+        } else {
+            Self::Failed(error)
+        }
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         Self::Refused(error)
@@ -131,10 +142,9 @@ impl<'a> Group<'a> {
 
     /// Writes what has changed about each batch; those whose items have all ended are over.
     pub(crate) fn close(&mut self) -> rusqlite::Result<()> {
-        let mut scheduler = self
-            .scheduler
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut snapshots = Vec::with_capacity(self.touched.len());
+        // Not while writing: leases and reads wait for this lock.
+        let mut scheduler = lock(self.scheduler);
         for &no in self.touched.keys() {
             let batch = scheduler
                 .batch_mut(no)
@@ -151,7 +161,11 @@ impl<'a> Group<'a> {
                 self.effects.retired.push(no);
             }
             self.effects.changed.push(no);
-            rows::update_batch(self.db, &snapshot)?;
+            snapshots.push(snapshot);
+        }
+        drop(scheduler);
+        for snapshot in &snapshots {
+            rows::update_batch(self.db, snapshot)?;
         }
         Ok(())
     }
@@ -180,17 +194,17 @@ impl<'a> Group<'a> {
     /// Gives a record its sequence and writes it.
     pub(super) fn record(
         &mut self,
-        scheduler: &mut MutexGuard<'_, Scheduler>,
         no: BatchNo,
         mut record: Record,
         nonce: u128,
     ) -> rusqlite::Result<Sequence> {
-        let item = ItemKey {
-            batch: no,
-            index: record.index,
-        };
-        self.touch(scheduler, no);
-        record.sequence = scheduler.end(item, record.ending.state(), &mut self.undo);
+        let index = record.index;
+        let item = ItemKey { batch: no, index };
+        {
+            let mut scheduler = lock(self.scheduler);
+            self.touch(&mut scheduler, no);
+            record.sequence = scheduler.end(item, record.ending.state(), &mut self.undo);
+        }
         rows::insert_result(self.db, no, &record, nonce)?;
         self.effects.ended.push(item);
         Ok(record.sequence)

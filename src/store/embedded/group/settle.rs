@@ -13,10 +13,14 @@ use crate::store::{LeaseEnd, Settlement, StoreError, Verdict};
 impl Group<'_> {
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Verdict, Refusal> {
         let token = settlement.token;
-        let standing = lock(self.scheduler).standing(token);
-        let by_batch = lock(self.scheduler)
-            .batch(token.item.batch)
-            .is_some_and(|batch| !batch.is_active());
+        let (standing, by_batch) = {
+            let scheduler = lock(self.scheduler);
+            let batch = scheduler.batch(token.item.batch);
+            (
+                scheduler.standing(token),
+                batch.is_some_and(|batch| !batch.is_active()),
+            )
+        };
         match (standing, &settlement.end) {
             (Standing::Held, LeaseEnd::Finish(ending))
             | (Standing::Cancelled, LeaseEnd::Finish(ending @ Ending::Succeeded(_))) => self
@@ -72,14 +76,9 @@ impl Group<'_> {
             ran: settlement.ran,
             finished: self.now,
         };
-        let mut scheduler = lock(self.scheduler);
-        self.record(
-            &mut scheduler,
-            settlement.token.item.batch,
-            record,
-            settlement.token.nonce,
-        )
-        .map_err(Refusal::Failed)
+        let token = settlement.token;
+        self.record(token.item.batch, record, token.nonce)
+            .map_err(Refusal::Failed)
     }
 
     pub(super) fn release(

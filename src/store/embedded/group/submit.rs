@@ -48,13 +48,15 @@ impl Group<'_> {
             .id
             .as_ref()
             .map(|id| rows::batch_by_id(self.db, id))
-            .transpose()?
+            .transpose()
+            .map_err(Refusal::of_read)?
             .flatten();
         let by_request = new
             .request_id
             .as_ref()
             .map(|id| rows::batch_by_request(self.db, id))
-            .transpose()?
+            .transpose()
+            .map_err(Refusal::of_read)?
             .flatten();
         // Every key that is given must name the same batch.
         let (row, key) = match (by_id, by_request) {

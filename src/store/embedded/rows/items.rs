@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{Sql, cached, crc, damaged, is_corrupt};
+use super::{Sql, cached, crc, is_corrupt};
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::ItemSpec;
 use crate::store::Damaged;
@@ -41,23 +41,18 @@ pub(crate) fn insert_items(
     Ok(())
 }
 
-/// The items of those indexes, ascending, as far as `bytes_max` reaches but at least one.
+/// The items of those indexes, each as far as it can be read.
 pub(crate) fn items(
     db: &Connection,
     batch: BatchNo,
     indexes: &[u32],
-    bytes_max: usize,
 ) -> Sql<Vec<(u32, Result<ItemSpec, Damaged>)>> {
     let mut select = cached(
         db,
         "SELECT client_id, spec, crc, input FROM items WHERE id=?",
     )?;
     let mut items = Vec::with_capacity(indexes.len());
-    let mut bytes = 0;
     for &index in indexes {
-        if bytes >= bytes_max {
-            break;
-        }
         let key = ItemKey { batch, index }.packed();
         let item = match select
             .query_row([key], |row| read_item(key, row))
@@ -68,34 +63,32 @@ pub(crate) fn items(
             Err(error) if is_corrupt(&error) => Err(Damaged),
             Err(error) => return Err(error),
         };
-        bytes += item.as_ref().map_or(0, |item| item.input.bytes().len());
         items.push((index, item));
     }
     Ok(items)
 }
 
-/// The ids of the items from `first` up to, but not including, `end`.
+/// The callers' ids of the items from `first` up to, but not including, `end`, one each. `None`
+/// stands for none given, and for a row that is damaged or gone: its item still gets its record.
 pub(crate) fn client_ids(
     db: &Connection,
     batch: BatchNo,
     first: u32,
     end: u32,
-) -> Sql<Vec<(u32, Option<Box<str>>)>> {
-    let from = ItemKey {
-        batch,
-        index: first,
-    }
-    .packed();
-    let to = ItemKey { batch, index: end }.packed();
-    cached(
-        db,
-        "SELECT id, client_id FROM items WHERE id>=? AND id<? ORDER BY id",
-    )?
-    .query_map([from, to], |row| {
-        let key = ItemKey::unpack(row.get(0)?).ok_or_else(|| damaged(0, "key of an item"))?;
-        Ok((key.index, row.get::<_, Option<String>>(1)?.map(Into::into)))
-    })?
-    .collect()
+) -> Sql<Vec<Option<Box<str>>>> {
+    let mut select = cached(db, "SELECT client_id FROM items WHERE id=?")?;
+    let id_of = |index| {
+        let key = ItemKey { batch, index }.packed();
+        match select
+            .query_row([key], |row| row.get::<_, Option<String>>(0))
+            .optional()
+        {
+            Ok(id) => Ok(id.flatten().map(Into::into)),
+            Err(error) if is_corrupt(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    (first..end).map(id_of).collect()
 }
 
 /// The index of the item that its caller named `id`, or whose decimal position it is.

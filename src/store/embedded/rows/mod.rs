@@ -40,7 +40,7 @@ fn damaged(column: usize, what: &str) -> rusqlite::Error {
 }
 
 /// Whether a page or a row is damaged: what stands elsewhere can still be read.
-fn is_corrupt(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_corrupt(error: &rusqlite::Error) -> bool {
     use rusqlite::Error;
     // A column of another type than was written is what a flipped bit in a row's header makes.
     let ill_typed = matches!(

@@ -28,6 +28,8 @@ pub(crate) struct Past {
     pub(crate) releases: u32,
     /// Deaths of the server while the item ran.
     pub(crate) crashes: u32,
+    /// How many of them the item's own settings allow.
+    pub(crate) crashes_max: Option<u32>,
     /// Since when the item waits; its first attempt's place in line is kept by its index.
     pub(crate) since: Timestamp,
 }
@@ -132,6 +134,11 @@ impl LiveBatch {
         matches!(self.state, BatchState::Open | BatchState::Running)
     }
 
+    /// Whether an item may be granted, once it is its turn.
+    pub(crate) fn may_run(&self, index: u32) -> bool {
+        self.is_active() && !self.is_terminal(index)
+    }
+
     /// The newest sequence, as staged.
     pub(crate) fn last_sequence(&self) -> Sequence {
         Sequence(self.tally.terminal())
@@ -159,11 +166,6 @@ impl LiveBatch {
     /// Lets an item wait for its next attempt.
     pub(crate) fn wait(&mut self, index: u32, due: Timestamp) {
         self.waiting.push(Reverse((due, index)));
-    }
-
-    /// Gives an item its place in line back.
-    pub(crate) fn make_due_again(&mut self, index: u32) {
-        self.due_again.insert(index);
     }
 
     /// When the earliest waiting item is due.

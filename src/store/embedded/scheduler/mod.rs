@@ -25,7 +25,6 @@ use crate::base::clock::Timestamp;
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
 use crate::domain::item::TerminalState;
-use crate::domain::retry::MAX_CRASHES_DEFAULT;
 
 /// The batches that are not over and the leases on their items.
 #[derive(Debug, Default)]
@@ -34,7 +33,7 @@ pub(crate) struct Scheduler {
     queues: HashMap<QueueName, Rotation>,
     leases: usize,
     /// The marked item that runs, or waits to run, with nothing beside it.
-    alone: Option<ItemKey>,
+    alone: Option<Marked>,
     /// The marked item that runs.
     marked_running: Option<ItemKey>,
     /// Whether a grant was refused because of a marked item.
@@ -47,14 +46,24 @@ struct Rotation {
     ring: VecDeque<BatchNo>,
     sleeping: BinaryHeap<Reverse<(Timestamp, BatchNo)>>,
     marked: BTreeSet<Marked>,
+    marked_waiting: BinaryHeap<Reverse<(Timestamp, Marked)>>,
 }
 
-/// A marked item that is due; the one with the fewest marks comes first.
+/// A marked item; the one with the fewest marks comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Marked {
     crashes: u32,
     item: ItemKey,
-    last_chance: bool,
+}
+
+/// What a pool asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand<'a> {
+    pub(crate) queue: &'a QueueName,
+    /// Items at most.
+    pub(crate) want: usize,
+    /// Deaths of the server that an item may cause which says nothing of its own.
+    pub(crate) crashes_max: u32,
 }
 
 /// A lease given out.
@@ -132,52 +141,37 @@ impl Scheduler {
     }
 
     /// Gives an item that was leased, now or before a restart, its next turn at `due`.
-    ///
-    /// `crashes_max` is the item's own limit, if it has one.
-    pub(crate) fn resume(
-        &mut self,
-        item: ItemKey,
-        past: Past,
-        due: Timestamp,
-        crashes_max: Option<u32>,
-    ) {
+    pub(crate) fn resume(&mut self, item: ItemKey, past: Past, due: Timestamp) {
         let Some(batch) = self.batches.get_mut(&item.batch) else {
             return;
         };
         batch.pasts.insert(item.index, Past { since: due, ..past });
         let rotation = self.queues.entry(batch.head.queue.clone()).or_default();
-        if past.crashes == 0 {
-            batch.wait(item.index, due);
-            if !batch.in_rotation {
-                rotation.sleeping.push(Reverse((due, item.batch)));
-            }
+        if past.crashes > 0 {
+            let marked = Marked {
+                crashes: past.crashes,
+                item,
+            };
+            rotation.marked_waiting.push(Reverse((due, marked)));
             return;
         }
-        let most = crashes_max
-            .or(batch.head.options.retry.max_crashes)
-            .unwrap_or(MAX_CRASHES_DEFAULT);
-        let last_chance = past.crashes + 1 >= most;
-        rotation.marked.insert(Marked {
-            crashes: past.crashes,
-            item,
-            last_chance,
-        });
+        batch.wait(item.index, due);
+        if !batch.in_rotation {
+            rotation.sleeping.push(Reverse((due, item.batch)));
+        }
     }
 
-    /// Grants up to `want` items of `queue`, taking turns between its batches.
+    /// Grants what a pool asks for, as far as it is due, taking turns between the queue's batches.
     pub(crate) fn grant(
         &mut self,
-        queue: &QueueName,
-        want: usize,
+        demand: Demand<'_>,
         now: Timestamp,
         mut nonce: impl FnMut() -> u128,
     ) -> Vec<Grant> {
         let mut grants = Vec::new();
-        while grants.len() < want {
-            let Some(item) = self
-                .take_marked(queue)
-                .or_else(|| self.take_turn(queue, now))
-            else {
+        while grants.len() < demand.want {
+            let marked = self.take_marked(demand, now);
+            let Some(item) = marked.or_else(|| self.take_turn(demand.queue, now)) else {
                 break;
             };
             let batch = self
@@ -213,11 +207,10 @@ impl Scheduler {
 
     /// When a waiting item of `queue` is due next, if one waits.
     pub(crate) fn next_due(&self, queue: &QueueName) -> Option<Timestamp> {
-        self.queues
-            .get(queue)?
-            .sleeping
-            .peek()
-            .map(|Reverse((due, _))| *due)
+        let rotation = self.queues.get(queue)?;
+        let unmarked = rotation.sleeping.peek().map(|Reverse((due, _))| *due);
+        let marked = rotation.marked_waiting.peek().map(|Reverse((due, _))| *due);
+        [unmarked, marked].into_iter().flatten().min()
     }
 
     /// What the holder of `token` may do with it.
@@ -314,24 +307,10 @@ impl Scheduler {
         }
     }
 
-    /// Takes a grant back whose item could not be handed over: it is due as before.
-    pub(crate) fn take_back(&mut self, grant: &Grant) {
-        let item = grant.token.item;
-        self.end_lease(item, &mut Vec::new());
-        self.ended(item);
-        if grant.past.crashes > 0 {
-            return self.resume(item, grant.past, grant.ready_since, None);
-        }
-        if let Some(batch) = self.batches.get_mut(&item.batch) {
-            batch.make_due_again(item.index);
-        }
-        self.wake(item.batch);
-    }
-
     /// Lets go of what held others back while `item` ran. Call it once its end is durable.
     pub(crate) fn ended(&mut self, item: ItemKey) {
         self.marked_running.take_if(|running| *running == item);
-        self.alone.take_if(|alone| *alone == item);
+        self.alone.take_if(|alone| alone.item == item);
     }
 
     /// Whether grants were refused because of a marked item since this was last asked.
@@ -339,32 +318,50 @@ impl Scheduler {
         std::mem::take(&mut self.held_back)
     }
 
-    fn take_marked(&mut self, queue: &QueueName) -> Option<ItemKey> {
-        let rotation = self.queues.get_mut(queue)?;
-        while let Some(&first) = rotation.marked.first() {
-            let item = first.item;
-            let batch = self.batches.get(&item.batch);
-            if !batch.is_some_and(|batch| batch.is_active() && !batch.is_terminal(item.index)) {
-                rotation.marked.remove(&first);
-                self.alone.take_if(|alone| *alone == item);
+    fn take_marked(&mut self, demand: Demand<'_>, now: Timestamp) -> Option<ItemKey> {
+        let rotation = self.queues.get_mut(demand.queue)?;
+        while let Some(&Reverse((due, marked))) = rotation.marked_waiting.peek()
+            && due <= now
+        {
+            rotation.marked_waiting.pop();
+            rotation.marked.insert(marked);
+        }
+        loop {
+            // Whoever waits to run alone is not overtaken, or nobody would ever run again.
+            let alone = self.alone.filter(|alone| rotation.marked.contains(alone));
+            let next = alone.or_else(|| rotation.marked.first().copied())?;
+            let batch = self.batches.get(&next.item.batch);
+            let Some(batch) = batch.filter(|batch| batch.may_run(next.item.index)) else {
+                rotation.marked.remove(&next);
+                self.alone.take_if(|alone| *alone == next);
                 continue;
-            }
-            if self.marked_running.is_some() || self.alone.is_some_and(|alone| alone != item) {
-                self.held_back = true;
-                return None;
-            }
-            if first.last_chance {
-                self.alone = Some(item);
-                if self.leases > 0 {
+            };
+            let own = batch
+                .pasts
+                .get(&next.item.index)
+                .and_then(|past| past.crashes_max);
+            let most = own
+                .or(batch.head.options.retry.max_crashes)
+                .unwrap_or(demand.crashes_max);
+            // One at its limit is granted only to be recorded; it needs no precaution.
+            if next.crashes < most {
+                let another_alone = self.alone.is_some_and(|alone| alone != next);
+                let last_chance = next.crashes + 1 >= most;
+                if last_chance && !another_alone {
+                    self.alone = Some(next);
+                }
+                if another_alone
+                    || self.marked_running.is_some()
+                    || (last_chance && self.leases > 0)
+                {
                     self.held_back = true;
                     return None;
                 }
+                self.marked_running = Some(next.item);
             }
-            rotation.marked.remove(&first);
-            self.marked_running = Some(item);
-            return Some(item);
+            rotation.marked.remove(&next);
+            return Some(next.item);
         }
-        None
     }
 
     fn take_turn(&mut self, queue: &QueueName, now: Timestamp) -> Option<ItemKey> {

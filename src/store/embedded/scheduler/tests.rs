@@ -47,14 +47,18 @@ impl Story {
     }
 
     fn tokens(&mut self, want: usize) -> Vec<LeaseToken> {
+        let queue = &QueueName::default();
+        let demand = Demand {
+            queue,
+            want,
+            crashes_max: 3,
+        };
         let nonces = &mut self.nonces;
         let mut nonce = || {
             *nonces += 1;
             *nonces
         };
-        let grants = self
-            .scheduler
-            .grant(&QueueName::default(), want, self.now, &mut nonce);
+        let grants = self.scheduler.grant(demand, self.now, &mut nonce);
         grants.into_iter().map(|grant| grant.token).collect()
     }
 
@@ -71,8 +75,7 @@ impl Story {
     fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
         self.scheduler.end_lease(key(no, index), &mut Vec::new());
         self.scheduler.ended(key(no, index));
-        self.scheduler
-            .resume(key(no, index), past, Timestamp(due), None);
+        self.scheduler.resume(key(no, index), past, Timestamp(due));
     }
 }
 
@@ -91,8 +94,9 @@ fn tried(attempts: u32) -> Past {
     }
 }
 
-fn crashed(crashes: u32) -> Past {
+fn crashed(crashes: u32, crashes_max: u32) -> Past {
     Past {
+        crashes_max: Some(crashes_max),
         attempts: crashes,
         crashes,
         ..Past::default()
@@ -238,26 +242,15 @@ fn staged_changes_can_be_taken_back() {
 }
 
 #[test]
-fn a_grant_that_could_not_be_handed_over_is_due_as_before() {
-    let mut story = Story::default();
-    story.admit(1, 2);
-    let grants = story
-        .scheduler
-        .grant(&QueueName::default(), 1, story.now, || 1);
-    story.scheduler.take_back(&grants[0]);
-    assert_eq!(story.grant(5), [(1, 0), (1, 1)]);
-}
-
-#[test]
 fn marked_items_run_one_at_a_time_beside_unmarked_ones() {
     let mut story = Story::default();
     story.admit(1, 4);
     story
         .scheduler
-        .resume(key(1, 0), crashed(1), Timestamp(0), Some(9));
+        .resume(key(1, 0), crashed(1, 9), Timestamp(0));
     story
         .scheduler
-        .resume(key(1, 1), crashed(2), Timestamp(0), Some(9));
+        .resume(key(1, 1), crashed(2, 9), Timestamp(0));
     assert_eq!(
         story.grant(10),
         [(1, 0), (1, 2), (1, 3)],
@@ -275,7 +268,7 @@ fn an_item_on_its_last_chance_runs_with_nothing_beside_it() {
     story.grant(1);
     story
         .scheduler
-        .resume(key(1, 2), crashed(2), Timestamp(0), None);
+        .resume(key(1, 2), crashed(2, 3), Timestamp(0));
     assert_eq!(
         story.grant(10),
         [],
@@ -295,10 +288,55 @@ fn a_cancelled_item_on_its_last_chance_holds_nobody_back() {
     story.grant(1);
     story
         .scheduler
-        .resume(key(1, 2), crashed(2), Timestamp(0), None);
+        .resume(key(1, 2), crashed(2, 3), Timestamp(0));
     assert_eq!(story.grant(1), []);
     story.finish(1, 2);
     assert_eq!(story.grant(10), [(1, 1)]);
+}
+
+#[test]
+fn a_marked_item_waits_for_its_backoff() {
+    let mut story = Story::default();
+    story.admit(1, 1);
+    story.grant(1);
+    story.resume(1, 0, crashed(1, 9), 50);
+    assert_eq!(story.grant(1), []);
+    assert_eq!(
+        story.scheduler.next_due(&QueueName::default()),
+        Some(Timestamp(50))
+    );
+    story.now = Timestamp(50);
+    assert_eq!(story.grant(1), [(1, 0)]);
+}
+
+#[test]
+fn an_item_with_fewer_marks_does_not_overtake_one_that_waits_to_run_alone() {
+    let mut story = Story::default();
+    story.admit(1, 4);
+    assert_eq!(story.grant(1), [(1, 0)]);
+    story
+        .scheduler
+        .resume(key(1, 2), crashed(2, 3), Timestamp(0));
+    assert_eq!(story.grant(1), []);
+    story
+        .scheduler
+        .resume(key(1, 3), crashed(1, 3), Timestamp(0));
+    assert_eq!(story.grant(1), []);
+    story.finish(1, 0);
+    assert_eq!(story.grant(9), [(1, 2)], "it was promised to run alone");
+    story.finish(1, 2);
+    assert_eq!(story.grant(9), [(1, 3), (1, 1)]);
+}
+
+#[test]
+fn an_item_at_its_limit_of_crashes_isolates_nobody() {
+    let mut story = Story::default();
+    story.admit(1, 3);
+    story.grant(1);
+    story
+        .scheduler
+        .resume(key(1, 2), crashed(3, 3), Timestamp(0));
+    assert_eq!(story.grant(9), [(1, 2), (1, 1)]);
 }
 
 proptest! {
