@@ -93,8 +93,9 @@ impl DataDir {
         &self.path
     }
 
-    /// Makes the names of the files durable. SQLite creates its log without seeing to that: a log
-    /// whose name is lost with the power takes what was acknowledged with it.
+    /// Makes the names of the files durable. SQLite syncs the directory when it creates its log, but
+    /// goes on if that fails: a log whose name is lost with the power takes what was acknowledged
+    /// with it.
     pub(crate) fn sync_names(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }

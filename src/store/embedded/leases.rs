@@ -50,6 +50,10 @@ impl Store {
             });
         }
         shared.trace(|in_flight| in_flight.begin(grants.iter().map(|grant| grant.token)));
+        if shared.fatal.is_cancelled() {
+            // Nothing starts that leaves no trace.
+            return Err(StoreError::Closed);
+        }
         let mut specs = match self.read_specs(&grants).await {
             Ok(specs) => specs,
             Err(error) => {

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use self::checkpoint::{Checkpointer, Checkpoints};
-use self::data_dir::DataDir;
+use self::data_dir::{DataDir, damage};
 use self::hints::Hints;
 use self::in_flight::InFlight;
 use self::keeper::Keeper;
@@ -128,6 +128,11 @@ impl Store {
 
         let db = schema::connect(&path, Role::Writer).map_err(sqlite)?;
         schema::checkpoint(&db, "TRUNCATE").map_err(sqlite)?;
+        // By its name: opening the file and closing it again would drop SQLite's locks on it.
+        let length = path.metadata().map_err(io)?.len();
+        if length < schema::file_bytes(&db).map_err(sqlite)? {
+            return Err(OpenError::Damaged(damage(&path, "its end is missing")));
+        }
         db.execute_batch("BEGIN IMMEDIATE").map_err(sqlite)?;
         let restored =
             recovery::recover(&db, &interrupted, clock::now()).map_err(|error| error.at(&path))?;
