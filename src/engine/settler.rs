@@ -11,7 +11,7 @@ use crate::base::tasks::Tasks;
 use crate::domain::attempt::ItemError;
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::item_id_text;
-use crate::domain::item::{Ending, TerminalState};
+use crate::domain::item::TerminalState;
 use crate::store::{Lease, LeaseEnd, Settlement, Store, Verdict};
 
 /// Which items are logged, on target `sooner::item`.
@@ -66,7 +66,8 @@ impl Settler {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let Some(queue) = queue else { return };
-        let kibibytes = output_bytes(&settlement)
+        let kibibytes = settlement
+            .output_bytes()
             .min(limits::SETTLED_BYTES_MAX)
             .div_ceil(1024);
         let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
@@ -126,13 +127,6 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Waiting>) 
             }
         }
         drop(rooms);
-    }
-}
-
-fn output_bytes(settlement: &Settlement) -> usize {
-    match &settlement.end {
-        LeaseEnd::Finish(Ending::Succeeded(output)) => output.bytes().len(),
-        LeaseEnd::Finish(_) | LeaseEnd::Release { .. } => 0,
     }
 }
 

@@ -143,6 +143,16 @@ pub struct Settlement {
     pub ran: Duration,
 }
 
+impl Settlement {
+    /// Bytes of the output it brings.
+    pub fn output_bytes(&self) -> usize {
+        match &self.end {
+            LeaseEnd::Finish(Ending::Succeeded(output)) => output.bytes().len(),
+            LeaseEnd::Finish(_) | LeaseEnd::Release { .. } => 0,
+        }
+    }
+}
+
 /// How a lease ends.
 #[derive(Clone, Debug)]
 pub enum LeaseEnd {

@@ -13,10 +13,8 @@ use super::keeper::Keeper;
 use crate::base::{clock, limits, tasks};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
-use crate::domain::item::{Ending, ItemSpec};
-use crate::store::{
-    CancelCounts, Content, Created, LeaseEnd, NewBatch, Settlement, StoreError, Verdict,
-};
+use crate::domain::item::ItemSpec;
+use crate::store::{CancelCounts, Content, Created, NewBatch, Settlement, StoreError, Verdict};
 
 /// What is asked of the writer.
 #[derive(Debug)]
@@ -87,7 +85,9 @@ impl Request {
                 Content::Appended => 0,
             },
             Self::Append { items, .. } => of_items(items),
-            Self::Settle(settlements) => settlements.iter().map(settlement_bytes).sum(),
+            Self::Settle(settlements) => {
+                settlements.iter().map(|one| 128 + one.output_bytes()).sum()
+            }
             Self::Seal { .. } | Self::Cancel { .. } => 0,
         }
     }
@@ -103,13 +103,6 @@ impl Operation {
             bytes: 0,
             _room: None,
         }
-    }
-}
-
-fn settlement_bytes(settlement: &Settlement) -> usize {
-    128 + match &settlement.end {
-        LeaseEnd::Finish(Ending::Succeeded(output)) => output.bytes().len(),
-        LeaseEnd::Finish(_) | LeaseEnd::Release { .. } => 0,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Sql, cached, damaged};
+use super::{Sql, at, cached, damaged};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt, Reason};
 use crate::domain::ids::{BatchNo, ItemKey};
@@ -54,12 +54,7 @@ pub(crate) fn attempts_of_batch(
     batch: BatchNo,
     mut each: impl FnMut(AttemptRow),
 ) -> Sql<()> {
-    let from = ItemKey { batch, index: 0 }.packed();
-    let to = ItemKey {
-        batch,
-        index: u32::MAX,
-    }
-    .packed();
+    let (from, to) = (at(batch, 0), at(batch, u32::MAX));
     let sql = "SELECT item, n, kind, ended_ms, next_ms, meta FROM attempts WHERE item>=? AND item<=? ORDER BY item, n";
     let mut select = db.prepare(sql)?;
     let mut rows = select.query([from, to])?;

@@ -18,6 +18,8 @@ pub(crate) use self::results::{
     Reach, insert_result, result_of, results, terminal_indexes, unattempted,
 };
 
+use crate::domain::ids::{BatchNo, ItemKey};
+
 type Sql<T> = rusqlite::Result<T>;
 
 /// The checksum over the parts of a row. Each part is preceded by its length.
@@ -28,6 +30,15 @@ fn crc(parts: &[&[u8]]) -> i64 {
         hasher.update(part);
     }
     i64::from(hasher.finalize())
+}
+
+/// The packed key of a place in a batch: an item's index or a result's sequence.
+fn at(batch: BatchNo, place: u32) -> i64 {
+    ItemKey {
+        batch,
+        index: place,
+    }
+    .packed()
 }
 
 fn cached<'a>(db: &'a Connection, sql: &str) -> Sql<CachedStatement<'a>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Sql, cached, crc, damaged, is_corrupt};
+use super::{Sql, at, cached, crc, damaged, is_corrupt};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::ids::{BatchNo, ItemKey, Sequence};
@@ -164,14 +164,6 @@ fn lost(sequence: Sequence, index: u32) -> Record {
     }
 }
 
-fn at(batch: BatchNo, place: u32) -> i64 {
-    ItemKey {
-        batch,
-        index: place,
-    }
-    .packed()
-}
-
 /// The result of an item, and the nonce of the attempt that recorded it.
 pub(crate) fn result_of(db: &Connection, item: ItemKey) -> Sql<Option<(Record, u128)>> {
     let sql = format!("SELECT {RESULT_COLUMNS} FROM results WHERE item=?");
@@ -197,12 +189,7 @@ pub(crate) fn terminal_indexes(
     batch: BatchNo,
     mut each: impl FnMut(u32),
 ) -> Sql<()> {
-    let from = ItemKey { batch, index: 0 }.packed();
-    let to = ItemKey {
-        batch,
-        index: u32::MAX,
-    }
-    .packed();
+    let (from, to) = (at(batch, 0), at(batch, u32::MAX));
     let mut select = db.prepare("SELECT item FROM results WHERE item>=? AND item<=?")?;
     let mut rows = select.query([from, to])?;
     while let Some(row) = rows.next()? {
