@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Whether it was stored is unknown. Repeat it with the same key; the answer tells.
     Unknown,
+    /// Another call has taken this one's place. Do not repeat it blindly: the two would take turns.
+    Superseded,
     /// The time the caller gave is over. The batch goes on; read it again.
     Deadline,
     /// Stored data is damaged. Restore it, or do the work again.

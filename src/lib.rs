@@ -19,7 +19,7 @@
 //!   cli                                   6  what a person types: run, serve
 //!   server   config                       5  composition root: accept loop, drain; settings
 //!   api      handler                      4  requests come in; items get computed
-//!   engine                                3  submit, pool, attempt, settle, follow, cancel
+//!   engine                                3  submit, upload, pool, attempt, settle, follow, cancel
 //!   store                                 2  the durable verbs and their keeper, embedded/
 //!   domain   error   wire                 1  values and rules; wire: the generated messages
 //!   base                                  0  clock, entropy, limits, tasks, telemetry

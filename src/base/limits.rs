@@ -22,6 +22,26 @@ pub const SUBMIT_ITEMS_MAX: usize = 10_000;
 /// Items of one batch: indexes and sequences are packed into 32 bits each.
 pub const BATCH_ITEMS_MAX: u32 = u32::MAX - 1;
 
+/// Item ids of an open upload that become one sorted run: what its batch holds in memory at most,
+/// and what one transaction writes at once beside its items (about 30 ms).
+pub const ID_RUN_ITEMS: usize = 65_536;
+
+/// How long an upload stays open that nobody goes on with, unless its caller says otherwise.
+pub const OPEN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
+
+/// The shortest time that an upload may be told to stay open: it is looked at once a second.
+pub const OPEN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// How often uploads that nobody goes on with are looked at.
+pub const OPEN_TIMEOUT_LOOK: Duration = Duration::from_secs(1);
+
+/// How long the first message of an upload may take: until then the call holds a stream for nothing.
+pub const UPLOAD_START_MAX: Duration = Duration::from_secs(10);
+
+/// Times of arrival that an open upload remembers apart, for how long its items waited; beyond, one
+/// a second.
+pub const ARRIVALS_MAX: usize = 1024;
+
 /// Bytes of one request message; see [`message_bytes_max`].
 pub const MESSAGE_BYTES_MIN: usize = 16 << 20;
 

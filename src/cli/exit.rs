@@ -100,6 +100,7 @@ impl From<Error> for Failure {
             | ErrorKind::Exhausted
             | ErrorKind::Unavailable
             | ErrorKind::Unknown
+            | ErrorKind::Superseded
             | ErrorKind::Deadline => Exit::Io,
         };
         Self::new(exit, error.to_string())

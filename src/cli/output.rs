@@ -175,6 +175,7 @@ mod tests {
             queue: QueueName::default(),
             options: crate::domain::settings::BatchOptions::default(),
             on_disconnect: crate::domain::settings::OnDisconnect::Continue,
+            upload: None,
             created: Timestamp(0),
         };
         let mut out = Vec::new();

@@ -24,7 +24,7 @@ use crate::domain::batch::BatchState;
 use crate::domain::ids::{QueueName, Sequence};
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::BatchOptions;
-use crate::engine::{Feed, Order, Turn, Upload};
+use crate::engine::{Feed, Order, Turn, Upload, UploadStart};
 use crate::error::Error;
 use crate::handler::Environment;
 use crate::server::{Node, Purpose, Runtimes};
@@ -220,7 +220,11 @@ async fn follow(
     let mut signals = Signals::listen()?;
     let engine = node.engine();
     let upload = engine
-        .open_upload(QueueName::default(), options(arguments))
+        .open_upload(UploadStart {
+            queue: Some(QueueName::default()),
+            options: options(arguments),
+            ..UploadStart::default()
+        })
         .await?;
     let cursor = if arguments.keep_order {
         Order::Index(0)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
-use crate::domain::settings::{BatchOptions, OnDisconnect};
+use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::domain::tally::Tally;
 
 /// Where a batch is. The numbers are on disk and never change their meaning.
@@ -100,6 +100,8 @@ pub struct BatchHead {
     pub options: BatchOptions,
     /// What happens when its last stream has gone.
     pub on_disconnect: OnDisconnect,
+    /// On which terms its items are uploaded, unless it was submitted whole.
+    pub upload: Option<UploadTerms>,
     /// When it was accepted.
     pub created: Timestamp,
 }

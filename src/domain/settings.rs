@@ -25,3 +25,22 @@ pub enum OnDisconnect {
     /// It is cancelled after a grace.
     Cancel,
 }
+
+/// What becomes of an upload that nobody goes on with. Not part of a batch's idempotent content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadTerms {
+    /// How long it stays open; by default [`OPEN_TIMEOUT_DEFAULT`](crate::base::limits::OPEN_TIMEOUT_DEFAULT).
+    pub open_timeout: Option<Duration>,
+    /// What happens then.
+    pub on_open_timeout: OnOpenTimeout,
+}
+
+/// What happens to an upload whose time to be open is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOpenTimeout {
+    /// It is sealed with the items it has; without any it is cancelled.
+    #[default]
+    Seal,
+    /// It is cancelled.
+    Cancel,
+}

@@ -35,6 +35,12 @@ impl From<StoreError> for Error {
             .with("item_id", id),
             StoreError::Sealed => Self::new(ErrorKind::Precondition, "BATCH_SEALED", message),
             StoreError::Ended => Self::new(ErrorKind::Precondition, "BATCH_FINISHED", message),
+            StoreError::DuplicateId { index, .. } => {
+                Self::new(ErrorKind::Invalid, "DUPLICATE_ITEM_ID", message).with("index", index)
+            }
+            StoreError::MixedIds(index) => {
+                Self::new(ErrorKind::Invalid, "INVALID_FIELD", message).with("index", index)
+            }
             StoreError::WrongCount(count) => {
                 Self::new(ErrorKind::Invalid, "WRONG_COUNT", message).with("accepted_items", count)
             }

@@ -3,6 +3,7 @@
 //! ```text
 //!   submission ─▶ store                      feed ◀─ store (journal at a cursor)
 //!   pool ─▶ store.lease ─▶ attempt ─▶ settler ─▶ store.settle
+//!   upload ─▶ store, uploads: who goes on with which
 //!   presence: streams per batch, for those that end when nobody listens
 //! ```
 
@@ -15,6 +16,8 @@ mod pool;
 mod presence;
 mod settler;
 mod submission;
+mod upload;
+mod uploads;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +35,9 @@ use self::presence::Presence;
 pub use self::presence::Stream;
 pub use self::settler::ItemLog;
 use self::settler::Settler;
-pub use self::submission::{Submission, Submitted, Upload};
+pub use self::submission::{Submission, Submitted};
+pub use self::upload::{AppendError, Upload, UploadStart, superseded};
+use self::uploads::Uploads;
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
@@ -78,6 +83,7 @@ struct Inner {
     tasks: Tasks,
     attempts: Tasks,
     presence: Presence,
+    uploads: Uploads,
     settler: Settler,
     /// Fires when nothing new starts any more.
     draining: CancellationToken,
@@ -98,12 +104,16 @@ impl Engine {
             io.sibling(),
         );
         let settler = Settler::start(store.clone(), options.item_log, &io.sibling());
+        let uploads = Uploads::of(store.clone());
+        let tasks = io.sibling();
+        tasks.spawn(uploads.clone().watch_over(draining.clone()));
         let engine = Self(Arc::new(Inner {
             store,
             options,
-            tasks: io.sibling(),
+            tasks,
             attempts: handlers.sibling(),
             presence,
+            uploads,
             settler,
             draining,
             halt: CancellationToken::new(),

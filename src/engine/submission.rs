@@ -1,4 +1,4 @@
-//! Batches come in: whole, or appended piece by piece.
+//! Batches come in whole.
 
 use super::{Engine, Stream};
 use crate::base::entropy;
@@ -38,13 +38,6 @@ pub struct Submitted {
     pub stream: Stream,
 }
 
-/// A batch that takes items until it is sealed.
-#[derive(Clone, Debug)]
-pub struct Upload {
-    engine: Engine,
-    batch: Batch,
-}
-
 impl Engine {
     /// Accepts a batch durably, all or nothing, or attaches to the one an equal call created.
     ///
@@ -52,56 +45,33 @@ impl Engine {
     /// counts as disconnected.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
         self.check_not_draining()?;
-        if let Err(unknown) = self.check_queue(&submission.queue.clone().unwrap_or_default()) {
-            // A batch that is there can be attached to even if its queue is not configured any more.
-            let (id, request_id) = (submission.batch_id.as_ref(), submission.request_id.as_ref());
-            if !self.0.store.is_known(id, request_id).await? {
-                return Err(unknown);
-            }
-        }
-        let engine = self.clone();
-        // A task of its own: a caller that goes away in mid-accept drops its future, not the accept.
-        let accept = self.0.tasks.spawn(async move {
-            let fingerprint = fingerprint(
-                submission.queue.as_ref(),
-                &submission.options,
-                &submission.items,
-            );
-            let content = Content::Whole(submission.items);
-            let new = NewBatch {
-                id: submission.batch_id,
-                request_id: submission.request_id,
-                uid: BatchUid(entropy::uuid()),
-                queue: submission.queue.unwrap_or_default(),
-                options: submission.options,
-                on_disconnect: submission.on_disconnect,
-                fingerprint,
-                content,
-            };
-            engine.create(new).await
-        });
-        accept.await.map_err(|_| interrupted())?
+        let queue = submission.queue.clone().unwrap_or_default();
+        let (id, request_id) = (submission.batch_id.as_ref(), submission.request_id.as_ref());
+        self.check_queue_or_known(&queue, id, request_id).await?;
+        let fingerprint = fingerprint(
+            submission.queue.as_ref(),
+            &submission.options,
+            &submission.items,
+        );
+        let new = NewBatch {
+            id: submission.batch_id,
+            request_id: submission.request_id,
+            uid: BatchUid(entropy::uuid()),
+            queue,
+            options: submission.options,
+            on_disconnect: submission.on_disconnect,
+            fingerprint,
+            content: Content::Whole(submission.items),
+        };
+        self.create_to_the_end(new).await
     }
 
-    /// Opens a batch that takes items piece by piece.
-    pub async fn open_upload(&self, queue: QueueName, options: BatchOptions) -> Result<Upload> {
-        self.check_not_draining()?;
-        self.check_queue(&queue)?;
-        let new = NewBatch {
-            id: None,
-            request_id: None,
-            uid: BatchUid(entropy::uuid()),
-            fingerprint: fingerprint(Some(&queue), &options, &[]),
-            queue,
-            options,
-            on_disconnect: OnDisconnect::Continue,
-            content: Content::Appended,
-        };
-        let batch = self.create(new).await?.batch;
-        Ok(Upload {
-            engine: self.clone(),
-            batch,
-        })
+    /// Creates a batch in a task of its own: a caller that goes away in mid-accept drops its future,
+    /// not the accept.
+    pub(super) async fn create_to_the_end(&self, new: NewBatch) -> Result<Submitted> {
+        let engine = self.clone();
+        let accept = self.0.tasks.spawn(async move { engine.create(new).await });
+        accept.await.map_err(|_| interrupted())?
     }
 
     async fn create(&self, new: NewBatch) -> Result<Submitted> {
@@ -117,11 +87,27 @@ impl Engine {
         })
     }
 
-    fn check_not_draining(&self) -> Result<()> {
+    pub(super) fn check_not_draining(&self) -> Result<()> {
         if self.0.draining.is_cancelled() {
             Err(draining())
         } else {
             Ok(())
+        }
+    }
+
+    /// A batch that is there can be attached to even if its queue is not configured any more.
+    pub(super) async fn check_queue_or_known(
+        &self,
+        queue: &QueueName,
+        id: Option<&BatchId>,
+        request_id: Option<&RequestId>,
+    ) -> Result<()> {
+        let Err(unknown) = self.check_queue(queue) else {
+            return Ok(());
+        };
+        match self.0.store.find(id, request_id).await? {
+            Some(_) => Ok(()),
+            None => Err(unknown),
         }
     }
 
@@ -142,28 +128,6 @@ impl Engine {
             known.join(", ")
         );
         Err(Error::new(ErrorKind::Precondition, "NO_HANDLER", message).with("queue", queue))
-    }
-}
-
-impl Upload {
-    /// The batch as it was when it was opened.
-    pub fn batch(&self) -> &Batch {
-        &self.batch
-    }
-
-    /// Appends items from index `first` on, durably; answers how many the batch has then.
-    pub async fn append(&self, first: u32, items: Vec<ItemSpec>) -> Result<u32> {
-        Ok(self
-            .engine
-            .0
-            .store
-            .append_items(self.batch.head.no, first, items)
-            .await?)
-    }
-
-    /// Says that these were all items.
-    pub async fn seal(&self, total: u32) -> Result<Batch> {
-        Ok(self.engine.0.store.seal(self.batch.head.no, total).await?)
     }
 }
 

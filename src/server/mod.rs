@@ -62,7 +62,12 @@ impl Server {
             items_max: config.limits.submit_items,
             input_bytes_max: config.limits.input_bytes,
         };
-        let batches = BatchApi::new(node.engine().clone(), input, closing.clone());
+        let batches = BatchApi::new(
+            node.engine().clone(),
+            input,
+            closing.clone(),
+            runtimes.io.sibling(),
+        );
         let routes = routes(batches, config.limits.message_bytes).add_service(health_service);
         let service = tower::Layer::layer(&AnswerLayer, routes.prepare());
         let connections = Connections::accept(listener, service, &runtimes.io);

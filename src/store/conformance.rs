@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::base::clock::{self, Timestamp};
-use crate::base::entropy;
+use crate::base::{entropy, limits};
 use crate::domain::attempt::Reason;
 use crate::domain::batch::BatchState;
 use crate::domain::fingerprint::fingerprint;
@@ -35,6 +35,37 @@ impl Fixture {
         drop(store);
         let store = open(&dir);
         Self { dir, store }
+    }
+
+    async fn upload(&self, id: &str) -> Batch {
+        let content = Content::Appended(UploadTerms::default());
+        let created = self.store.create_batch(new_batch(Some(id), None, content));
+        let Created::New(batch) = created.await.unwrap() else {
+            panic!("it is new")
+        };
+        batch
+    }
+
+    /// Appends items with these names and answers how many the batch has then.
+    async fn append_named(
+        &self,
+        batch: &Batch,
+        first: u32,
+        names: impl IntoIterator<Item = String>,
+    ) -> Result<u32, StoreError> {
+        let item = |name: String| ItemSpec {
+            id: Some(name.into()),
+            ..ItemSpec::default()
+        };
+        let items: Vec<_> = names.into_iter().map(item).collect();
+        self.store
+            .append_items(batch.head.no, first, items.into())
+            .await
+    }
+
+    async fn index(&self, batch: &Batch, id: &str) -> Result<u32, StoreError> {
+        let found = self.store.indexes(batch.head.no, vec![id.into()]).await;
+        found.map(|indexes| indexes[0])
     }
 
     async fn create(&self, id: &str, items: u32) -> Batch {
@@ -109,7 +140,7 @@ pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Con
     let (queue, options) = (QueueName::default(), BatchOptions::default());
     let hashed = match &content {
         Content::Whole(items) => fingerprint(None, &options, items),
-        Content::Appended => fingerprint(None, &options, &[]),
+        Content::Appended(_) => fingerprint(None, &options, &[]),
     };
     NewBatch {
         id: id.map(|id| BatchId::parse(id).unwrap()),
@@ -261,9 +292,13 @@ async fn every_key_must_name_the_same_batch() {
             (other, _) => panic!("{id:?} {request:?}: {other:?}"),
         }
     }
-    let appended = create(new_batch(Some("a"), None, Content::Appended))
-        .await
-        .unwrap_err();
+    let appended = create(new_batch(
+        Some("a"),
+        None,
+        Content::Appended(UploadTerms::default()),
+    ))
+    .await
+    .unwrap_err();
     assert_eq!(
         refused_key(&appended),
         Some(Key::BatchId),
@@ -550,23 +585,33 @@ async fn appended_items_run_at_once_and_the_seal_ends_the_batch() {
     let fixture = Fixture::new();
     let Created::New(batch) = fixture
         .store
-        .create_batch(new_batch(Some("u"), None, Content::Appended))
+        .create_batch(new_batch(
+            Some("u"),
+            None,
+            Content::Appended(UploadTerms::default()),
+        ))
         .await
         .unwrap()
     else {
         panic!()
     };
     let no = batch.head.no;
-    assert_eq!(fixture.store.append_items(no, 0, items(2)).await, Ok(2));
     assert_eq!(
-        fixture.store.append_items(no, 5, items(1)).await,
+        fixture.store.append_items(no, 0, items(2).into()).await,
+        Ok(2)
+    );
+    assert_eq!(
+        fixture.store.append_items(no, 5, items(1).into()).await,
         Err(StoreError::WrongCount(2))
     );
     for _ in 0..2 {
         fixture.finish_one(done("x")).await;
     }
     assert_eq!(fixture.state("u").await, BatchState::Open, "more may come");
-    assert_eq!(fixture.store.append_items(no, 2, items(1)).await, Ok(3));
+    assert_eq!(
+        fixture.store.append_items(no, 2, items(1).into()).await,
+        Ok(3)
+    );
     assert_eq!(
         fixture.store.seal(no, 2).await.unwrap_err(),
         StoreError::WrongCount(3)
@@ -576,15 +621,104 @@ async fn appended_items_run_at_once_and_the_seal_ends_the_batch() {
         BatchState::Running
     );
     assert_eq!(
-        fixture.store.append_items(no, 3, items(1)).await,
+        fixture.store.append_items(no, 3, items(1).into()).await,
         Err(StoreError::Sealed)
     );
     fixture.finish_one(done("x")).await;
     assert_eq!(fixture.state("u").await, BatchState::Completed);
     assert_eq!(
-        fixture.store.append_items(no, 3, items(1)).await,
+        fixture.store.append_items(no, 3, items(1).into()).await,
         Err(StoreError::Ended)
     );
+}
+
+#[tokio::test]
+async fn no_id_comes_twice_in_an_upload_however_long_it_is() {
+    let mut fixture = Fixture::new();
+    let batch = fixture.upload("u").await;
+    let run = u32::try_from(limits::ID_RUN_ITEMS).unwrap();
+    let name = |index: u32| format!("n-{index}");
+    let mut total = 0;
+    // Past a run's end, so that some are in a run, some in memory, and some come later.
+    while total < run + 5_000 {
+        let chunk = (total..total + 5_000).map(name);
+        total = fixture.append_named(&batch, total, chunk).await.unwrap();
+    }
+    for reopened in [false, true] {
+        if reopened {
+            fixture = fixture.reopen();
+        }
+        for index in [0, run - 1, run, run + 1, total - 1] {
+            let repeated = [name(total), name(index)];
+            let refused = StoreError::DuplicateId {
+                index: total + 1,
+                first: index,
+                id: name(index).into(),
+            };
+            assert_eq!(
+                fixture.append_named(&batch, total, repeated).await,
+                Err(refused)
+            );
+            assert_eq!(fixture.index(&batch, &name(index)).await, Ok(index));
+        }
+        assert_eq!(
+            fixture.index(&batch, &name(total)).await,
+            Err(StoreError::NoItem(name(total).into())),
+            "a refused chunk changes nothing"
+        );
+        assert_eq!(
+            fixture.index(&batch, "7").await,
+            Err(StoreError::NoItem("7".into())),
+            "items with names have no other"
+        );
+    }
+    fixture.store.seal(batch.head.no, total).await.unwrap();
+    for index in [0, run, total - 1] {
+        assert_eq!(fixture.index(&batch, &name(index)).await, Ok(index));
+    }
+}
+
+#[tokio::test]
+async fn an_upload_has_names_for_all_its_items_or_for_none() {
+    let mut fixture = Fixture::new();
+    let (named, bare) = (fixture.upload("named").await, fixture.upload("bare").await);
+    let one = || ["a".to_owned()];
+    fixture.append_named(&named, 0, one()).await.unwrap();
+    let append = fixture.store.append_items(bare.head.no, 0, items(1).into());
+    assert_eq!(append.await, Ok(1));
+    for reopened in [false, true] {
+        if reopened {
+            fixture = fixture.reopen();
+        }
+        let append = fixture
+            .store
+            .append_items(named.head.no, 1, items(1).into());
+        assert_eq!(append.await, Err(StoreError::MixedIds(1)));
+        assert_eq!(
+            fixture.append_named(&bare, 1, one()).await,
+            Err(StoreError::MixedIds(1))
+        );
+        assert_eq!(fixture.index(&bare, "0").await, Ok(0));
+    }
+    let twice = ["b", "c", "b"].map(str::to_owned);
+    let refused = StoreError::DuplicateId {
+        index: 3,
+        first: 1,
+        id: "b".into(),
+    };
+    assert_eq!(fixture.append_named(&named, 1, twice).await, Err(refused));
+}
+
+#[tokio::test]
+async fn the_names_of_a_cancelled_upload_are_still_found() {
+    let fixture = Fixture::new();
+    let batch = fixture.upload("u").await;
+    let names = ["a", "b"].map(str::to_owned);
+    fixture.append_named(&batch, 0, names).await.unwrap();
+    fixture.store.cancel_batch(batch.head.no, "").await.unwrap();
+    assert_eq!(fixture.index(&batch, "b").await, Ok(1));
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.index(&batch, "b").await, Ok(1));
 }
 
 #[tokio::test]
@@ -592,7 +726,11 @@ async fn a_seal_behind_the_last_finish_ends_the_batch() {
     let fixture = Fixture::new();
     let Created::New(batch) = fixture
         .store
-        .create_batch(new_batch(Some("u"), None, Content::Appended))
+        .create_batch(new_batch(
+            Some("u"),
+            None,
+            Content::Appended(UploadTerms::default()),
+        ))
         .await
         .unwrap()
     else {
@@ -600,7 +738,7 @@ async fn a_seal_behind_the_last_finish_ends_the_batch() {
     };
     fixture
         .store
-        .append_items(batch.head.no, 0, items(1))
+        .append_items(batch.head.no, 0, items(1).into())
         .await
         .unwrap();
     fixture.finish_one(done("x")).await;

@@ -25,7 +25,7 @@ use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchId, BatchUid, LeaseToken, QueueName, RequestId, Sequence};
 use crate::domain::item::{Ending, ItemSpec, Record};
-use crate::domain::settings::{BatchOptions, OnDisconnect};
+use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 
 /// A batch to be created, with all its items or, if it stays open, with none yet.
 #[derive(Clone, Debug)]
@@ -54,7 +54,17 @@ pub enum Content {
     /// All at once.
     Whole(Vec<ItemSpec>),
     /// Appended later, then sealed.
-    Appended,
+    Appended(UploadTerms),
+}
+
+impl Content {
+    /// The terms of the upload, if it is one.
+    pub fn upload(&self) -> Option<UploadTerms> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Appended(terms) => Some(*terms),
+        }
+    }
 }
 
 /// The answer to a submit.
@@ -250,6 +260,19 @@ pub enum StoreError {
     /// The batch is over.
     #[error("the batch has ended")]
     Ended,
+    /// Some items of the batch have ids of their own and others have none.
+    #[error("item {0} differs from those before it in having an id or not")]
+    MixedIds(u32),
+    /// Two items of the batch have the same id.
+    #[error("{id:?} names the item at {first} too")]
+    DuplicateId {
+        /// The index of the later one.
+        index: u32,
+        /// The index of the earlier one.
+        first: u32,
+        /// The id.
+        id: Box<str>,
+    },
     /// The items do not follow the ones so far, or the total is wrong.
     #[error("the batch has {0} items")]
     WrongCount(u32),

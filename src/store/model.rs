@@ -98,7 +98,7 @@ impl Told {
             Step::Create { id, items } => self.create(format!("b{id}"), items.into()).await,
             Step::Open { id } => {
                 let id = format!("b{id}");
-                let new = new_batch(Some(&id), None, Content::Appended);
+                let new = new_batch(Some(&id), None, Content::Appended(UploadTerms::default()));
                 if let Created::New(batch) = self.store.create_batch(new).await.unwrap() {
                     self.batches.insert(
                         batch.head.no,
@@ -113,7 +113,7 @@ impl Told {
                 let Some(no) = self.pick(batch) else { return };
                 let first = self.batches[&no].total;
                 let appended = items_of(items.into());
-                if let Ok(total) = self.store.append_items(no, first, appended).await {
+                if let Ok(total) = self.store.append_items(no, first, appended.into()).await {
                     assert_eq!(total, first + u32::from(items));
                     self.batches.get_mut(&no).unwrap().total = total;
                 }

@@ -30,5 +30,6 @@ mod retries;
 mod run;
 mod run_ends;
 mod start;
+mod stream_batch;
 mod submit_batch;
 mod watch_batch;

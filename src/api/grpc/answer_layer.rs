@@ -86,8 +86,16 @@ where
 
 /// The status that an answer of tonic's own should have had.
 fn explain(headers: &HeaderMap) -> Option<Status> {
-    let status = Status::from_header_map(headers)?;
-    if status.code() == Code::Ok || headers.contains_key("grpc-status-details-bin") {
+    explanation(&Status::from_header_map(headers)?)
+}
+
+/// The status that a failed read of a request should have.
+pub(super) fn explained(status: Status) -> Status {
+    explanation(&status).unwrap_or(status)
+}
+
+fn explanation(status: &Status) -> Option<Status> {
+    if status.code() == Code::Ok || !status.details().is_empty() {
         return None;
     }
     let message = status.message();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, SubmitFields};
 use super::deadline::Deadline;
@@ -15,7 +15,8 @@ use super::reader::{Event, Reader, Terms};
 use super::render;
 use super::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;
-use crate::domain::batch::Batch;
+use crate::base::tasks::Tasks;
+use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::ids::Sequence;
 use crate::domain::item::TerminalState;
 use crate::engine::{Engine, Order, Submission, Submitted};
@@ -24,8 +25,8 @@ use crate::wire::batch_service_server::BatchService;
 use crate::wire::{
     CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, CreateBatchResponse,
     GetBatchRequest, GetBatchResponse, GetItemRequest, GetItemResponse, ItemResult, ItemState,
-    ResultOrder, SubmitBatchRequest, WatchAttached, WatchBatchRequest, WatchBatchResponse,
-    WatchEnded, WatchProgress, watch_batch_response,
+    ResultOrder, StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest, WatchAttached,
+    WatchBatchRequest, WatchBatchResponse, WatchEnded, WatchProgress, watch_batch_response,
 };
 
 /// Bounds of what a submit may bring.
@@ -43,21 +44,40 @@ pub struct BatchApi {
     engine: Engine,
     input: InputLimits,
     closing: CancellationToken,
+    tasks: Tasks,
 }
 
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl BatchApi {
-    /// A service of `engine`; its streams end when `closing` fires.
-    pub fn new(engine: Engine, input: InputLimits, closing: CancellationToken) -> Self {
+    /// A service of `engine`; its streams end when `closing` fires. Uploads are taken in on `tasks`.
+    pub fn new(
+        engine: Engine,
+        input: InputLimits,
+        closing: CancellationToken,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             engine,
             input,
             closing,
+            tasks,
         }
     }
 
-    fn terms(&self, deadline: Deadline, progress: Option<Duration>) -> Terms {
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn input(&self) -> InputLimits {
+        self.input
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    pub(super) fn terms(&self, deadline: Deadline, progress: Option<Duration>) -> Terms {
         Terms {
             deadline,
             closing: self.closing.clone(),
@@ -75,6 +95,7 @@ impl BatchApi {
 #[tonic::async_trait]
 impl BatchService for BatchApi {
     type SubmitBatchStream = Messages<ItemResult>;
+    type StreamBatchStream = Messages<StreamBatchResponse>;
     type WatchBatchStream = Messages<WatchBatchResponse>;
 
     async fn submit_batch(
@@ -111,16 +132,7 @@ impl BatchService for BatchApi {
             Event::Ended(_) => Vec::new(),
         });
         let mut response = Response::new(results);
-        let headers = [
-            ("sooner-batch-id", head.id.to_string()),
-            ("sooner-batch-uid", head.uid.to_string()),
-            ("sooner-batch-created", created.to_string()),
-        ];
-        for (name, value) in headers {
-            response
-                .metadata_mut()
-                .insert(name, value.parse().expect("ids are ASCII"));
-        }
+        batch_headers(&mut response, &head, created);
         Ok(response)
     }
 
@@ -144,6 +156,13 @@ impl BatchService for BatchApi {
             batch: Some(render::batch(&batch)),
             created,
         }))
+    }
+
+    async fn stream_batch(
+        &self,
+        request: Request<Streaming<StreamBatchRequest>>,
+    ) -> Result<Response<Self::StreamBatchStream>, Status> {
+        self.stream(request).await
     }
 
     async fn watch_batch(
@@ -268,7 +287,7 @@ impl Watch {
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         let progress =
             convert::duration(&mut wrong, "progress_interval", request.progress_interval)
-                .and_then(|interval| convert::progress(&mut wrong, interval));
+                .and_then(|interval| convert::progress(&mut wrong, "progress_interval", interval));
         let states = convert::states(&mut wrong, &request.states);
         let from = match ResultOrder::try_from(request.order) {
             Ok(ResultOrder::Unspecified | ResultOrder::Completion) => Order::Completion(Sequence(
@@ -329,8 +348,22 @@ fn check_uid(batch: &Batch, uid: &str) -> Result<()> {
         .with("batch_uid", batch.head.uid))
 }
 
+/// The headers that say: the batch is durably accepted.
+pub(super) fn batch_headers<T>(response: &mut Response<T>, head: &BatchHead, created: bool) {
+    let headers = [
+        ("sooner-batch-id", head.id.to_string()),
+        ("sooner-batch-uid", head.uid.to_string()),
+        ("sooner-batch-created", created.to_string()),
+    ];
+    for (name, value) in headers {
+        response
+            .metadata_mut()
+            .insert(name, value.parse().expect("ids are ASCII"));
+    }
+}
+
 /// The messages that `say` makes of a reader's events, in order; an error ends them.
-fn messages<T: Send + 'static>(
+pub(super) fn messages<T: Send + 'static>(
     reader: Reader,
     say: impl Fn(Event) -> Vec<T> + Send + 'static,
 ) -> Messages<T> {
@@ -346,15 +379,23 @@ fn messages<T: Send + 'static>(
     Box::pin(chunks.flat_map(tokio_stream::iter))
 }
 
-fn marker(cursor: Order, batch: &Batch) -> ItemResult {
-    let sequence = match cursor {
+/// How far a reader has come.
+pub(super) fn progress_of(cursor: Order, batch: &Batch) -> WatchProgress {
+    let last_sequence = match cursor {
         Order::Completion(after) => after.0,
         // A reader by index has no place in the journal.
         Order::Index(_) => 0,
     };
+    WatchProgress {
+        last_sequence: last_sequence.into(),
+        counts: Some(render::counts(batch)),
+    }
+}
+
+fn marker(cursor: Order, batch: &Batch) -> ItemResult {
     ItemResult {
         batch_id: batch.head.id.to_string(),
-        sequence: sequence.into(),
+        sequence: progress_of(cursor, batch).last_sequence,
         state: ItemState::Unspecified.into(),
         ..ItemResult::default()
     }
@@ -368,14 +409,8 @@ fn watch_messages(event: Event, omit_output: bool) -> Vec<WatchBatchResponse> {
             .map(|result| said(watch_batch_response::Message::Result(result)))
             .collect(),
         Event::Progress(cursor, batch) => {
-            let last_sequence = marker(cursor, &batch).sequence;
-            let counts = Some(render::counts(&batch));
-            vec![said(watch_batch_response::Message::Progress(
-                WatchProgress {
-                    last_sequence,
-                    counts,
-                },
-            ))]
+            let progress = progress_of(cursor, &batch);
+            vec![said(watch_batch_response::Message::Progress(progress))]
         }
         Event::Ended(batch) => {
             let batch = Some(render::batch(&batch));

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::batch_service::InputLimits;
+use super::stream_batch::Start;
 use super::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;
-use crate::domain::ids::{self, BatchId, QueueName, RequestId};
+use crate::domain::ids::{self, BatchId, QueueName, RequestId, Sequence};
 use crate::domain::item::{ItemSpec, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::domain::settings::{BatchOptions, OnDisconnect};
-use crate::engine::Submission;
+use crate::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, UploadTerms};
+use crate::engine::{Submission, UploadStart};
 use crate::error::Result;
 use crate::wire;
 
@@ -42,15 +43,84 @@ pub(crate) fn submission(
             RequestId::parse,
         ),
         queue: optional(&mut wrong, "queue", &fields.queue, QueueName::parse),
-        options: options(&mut wrong, fields.options.unwrap_or_default()),
+        options: options(&mut wrong, "options", fields.options.unwrap_or_default()),
         on_disconnect: on_disconnect(&mut wrong, fields.on_disconnect),
-        items: items(&mut wrong, fields.items, input),
+        items: items(&mut wrong, "items", fields.items, input),
     };
     let progress = match duration(&mut wrong, "progress_interval", fields.progress_interval) {
         Some(Duration::ZERO) | None => None,
-        Some(interval) => progress(&mut wrong, interval),
+        Some(interval) => progress(&mut wrong, "progress_interval", interval),
     };
     wrong.or((submission, progress))
+}
+
+/// A checked start of an upload.
+pub(super) fn start(wire: wire::StreamStart) -> Result<Start> {
+    let mut wrong = Violations::default();
+    let open_timeout = duration(&mut wrong, "start.open_timeout", wire.open_timeout);
+    if let Some(short) = open_timeout.filter(|&timeout| timeout < limits::OPEN_TIMEOUT_MIN) {
+        let message = format!("{short:?} is below the minimum 1s");
+        wrong.add(INVALID_FIELD, "start.open_timeout", message);
+    }
+    let on_open_timeout = match wire::OnOpenTimeout::try_from(wire.on_open_timeout) {
+        Ok(wire::OnOpenTimeout::Unspecified | wire::OnOpenTimeout::Seal) => OnOpenTimeout::Seal,
+        Ok(wire::OnOpenTimeout::Cancel) => OnOpenTimeout::Cancel,
+        Err(_) => {
+            let message = format!("{} is not a known value", wire.on_open_timeout);
+            wrong.add(INVALID_FIELD, "start.on_open_timeout", message);
+            OnOpenTimeout::Seal
+        }
+    };
+    if wire.resume && wire.batch_id.is_empty() && wire.request_id.is_empty() {
+        let message = "is needed to resume, or request_id is";
+        wrong.add(INVALID_FIELD, "start.batch_id", message);
+    }
+    let progress = duration(
+        &mut wrong,
+        "start.progress_interval",
+        wire.progress_interval,
+    )
+    .and_then(|interval| progress(&mut wrong, "start.progress_interval", interval));
+    let upload = UploadStart {
+        batch_id: optional(&mut wrong, "start.batch_id", &wire.batch_id, BatchId::parse),
+        request_id: optional(
+            &mut wrong,
+            "start.request_id",
+            &wire.request_id,
+            RequestId::parse,
+        ),
+        queue: optional(&mut wrong, "start.queue", &wire.queue, QueueName::parse),
+        options: options(
+            &mut wrong,
+            "start.options",
+            wire.options.unwrap_or_default(),
+        ),
+        terms: UploadTerms {
+            open_timeout,
+            on_open_timeout,
+        },
+        resume: wire.resume,
+    };
+    wrong.or(Start {
+        upload,
+        after: Sequence(u32::try_from(wire.after_sequence).unwrap_or(u32::MAX)),
+        omit_output: wire.omit_output,
+        progress: progress.unwrap_or(limits::PROGRESS_INTERVAL_DEFAULT),
+    })
+}
+
+/// The checked items of one message of an upload, and the index of the first.
+pub(super) fn chunk(wire: wire::StreamItems, input: InputLimits) -> Result<(u32, Vec<ItemSpec>)> {
+    let mut wrong = Violations::default();
+    let first = u32::try_from(wire.first_index).ok();
+    let first = first.filter(|&first| first <= limits::BATCH_ITEMS_MAX);
+    if first.is_none() {
+        let (has, max) = (wire.first_index, limits::BATCH_ITEMS_MAX);
+        let message = format!("{has} is more than the {max} items that a batch may have");
+        wrong.add("TOO_MANY_ITEMS", "items.first_index", message);
+    }
+    let items = items(&mut wrong, "items.items", wire.items, input);
+    wrong.or((first.unwrap_or_default(), items))
 }
 
 /// A batch id that must be there.
@@ -98,11 +168,15 @@ pub(crate) fn duration(
 }
 
 /// An interval of progress messages.
-pub(crate) fn progress(wrong: &mut Violations, interval: Duration) -> Option<Duration> {
+pub(crate) fn progress(
+    wrong: &mut Violations,
+    field: &str,
+    interval: Duration,
+) -> Option<Duration> {
     if interval < limits::PROGRESS_INTERVAL_MIN {
         wrong.add(
             INVALID_FIELD,
-            "progress_interval",
+            field,
             format!("{interval:?} is below the minimum 1s"),
         );
         return None;
@@ -161,19 +235,20 @@ fn on_disconnect(wrong: &mut Violations, number: i32) -> OnDisconnect {
     }
 }
 
-fn options(wrong: &mut Violations, wire: wire::BatchOptions) -> BatchOptions {
+fn options(wrong: &mut Violations, field: &str, wire: wire::BatchOptions) -> BatchOptions {
+    let within = |name: &str| format!("{field}.{name}");
     let labels = map(
         wrong,
-        "options.labels",
+        &within("labels"),
         wire.labels,
         limits::LABELS_MAX,
         limits::LABEL_BYTES_MAX,
     );
     BatchOptions {
-        item_timeout: timeout(wrong, "options.item_timeout", wire.item_timeout),
+        item_timeout: timeout(wrong, &within("item_timeout"), wire.item_timeout),
         retry: retry(
             wrong,
-            "options.retry_policy",
+            &within("retry_policy"),
             wire.retry_policy.unwrap_or_default(),
         ),
         labels,
@@ -197,16 +272,21 @@ fn timeout(
     Some(timeout)
 }
 
-fn items(wrong: &mut Violations, wire: Vec<wire::ItemSpec>, input: InputLimits) -> Vec<ItemSpec> {
+fn items(
+    wrong: &mut Violations,
+    field: &str,
+    wire: Vec<wire::ItemSpec>,
+    input: InputLimits,
+) -> Vec<ItemSpec> {
     if wire.is_empty() {
-        wrong.add(INVALID_FIELD, "items", "a batch needs at least one item");
+        wrong.add(INVALID_FIELD, field, "needs at least one item");
     }
     if wire.len() > input.items_max {
         let (has, max) = (wire.len(), input.items_max);
         wrong.add(
             "TOO_MANY_ITEMS",
-            "items",
-            format!("{has} items are more than the limit {max} of one submit"),
+            field,
+            format!("{has} items are more than the limit {max} of one message"),
         );
         return Vec::new();
     }
@@ -215,32 +295,42 @@ fn items(wrong: &mut Violations, wire: Vec<wire::ItemSpec>, input: InputLimits) 
         && with_ids != wire.len()
         && let Some(without) = wire.iter().position(|item| item.item_id.is_empty())
     {
-        let field = format!("items[{without}].item_id");
+        let field = format!("{field}[{without}].item_id");
         wrong.add(
             INVALID_FIELD,
             field,
             "is empty although other items have one; all have one or none has",
         );
     }
-    duplicates(wrong, &wire);
+    duplicates(wrong, field, &wire);
     wire.into_iter()
         .enumerate()
-        .map(|(i, wire)| item(wrong, i, wire, input))
+        .map(|(i, wire)| item(wrong, (field, i), wire, input))
         .collect()
 }
 
-fn duplicates(wrong: &mut Violations, wire: &[wire::ItemSpec]) {
+fn duplicates(wrong: &mut Violations, field: &str, wire: &[wire::ItemSpec]) {
     let mut seen = HashSet::with_capacity(wire.len());
     for (i, item) in wire.iter().enumerate() {
         if !item.item_id.is_empty() && !seen.insert(&item.item_id) {
             let message = format!("{:?} names an earlier item of the batch too", item.item_id);
-            wrong.add("DUPLICATE_ITEM_ID", format!("items[{i}].item_id"), message);
+            wrong.add(
+                "DUPLICATE_ITEM_ID",
+                format!("{field}[{i}].item_id"),
+                message,
+            );
         }
     }
 }
 
-fn item(wrong: &mut Violations, i: usize, wire: wire::ItemSpec, input: InputLimits) -> ItemSpec {
-    let field = |name: &str| format!("items[{i}].{name}");
+fn item(
+    wrong: &mut Violations,
+    (list, i): (&str, usize),
+    wire: wire::ItemSpec,
+    input: InputLimits,
+) -> ItemSpec {
+    // Only for what is there: most items have nothing but an input, and there are many.
+    let field = |name: &str| format!("{list}[{i}].{name}");
     if let Err(message) = ids::check_item_id(&wire.item_id) {
         wrong.add(INVALID_FIELD, field("item_id"), message);
     }
@@ -259,13 +349,19 @@ fn item(wrong: &mut Violations, i: usize, wire: wire::ItemSpec, input: InputLimi
     ItemSpec {
         id: (!wire.item_id.is_empty()).then(|| wire.item_id.into()),
         input: payload,
-        timeout: timeout(wrong, &field("timeout"), wire.timeout),
-        retry: retry(
-            wrong,
-            &field("retry_policy"),
-            wire.retry_policy.unwrap_or_default(),
-        ),
-        attributes: map(wrong, &field("attributes"), wire.attributes, count, bytes),
+        timeout: wire
+            .timeout
+            .and_then(|limit| timeout(wrong, &field("timeout"), Some(limit))),
+        retry: wire
+            .retry_policy
+            .map_or_else(RetrySettings::default, |policy| {
+                retry(wrong, &field("retry_policy"), policy)
+            }),
+        attributes: if wire.attributes.is_empty() {
+            BTreeMap::new()
+        } else {
+            map(wrong, &field("attributes"), wire.attributes, count, bytes)
+        },
     }
 }
 

@@ -8,6 +8,7 @@ mod reader;
 mod render;
 mod routes;
 mod status;
+mod stream_batch;
 mod violations;
 
 pub use self::answer_layer::AnswerLayer;

@@ -64,7 +64,7 @@ fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::OutOfRange => Code::OutOfRange,
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::Unknown => Code::Aborted,
+        ErrorKind::Unknown | ErrorKind::Superseded => Code::Aborted,
         ErrorKind::Deadline => Code::DeadlineExceeded,
         ErrorKind::Corrupt => Code::DataLoss,
         ErrorKind::Internal => Code::Internal,

@@ -12,7 +12,7 @@ use crate::domain::attempt::{Code, ItemError};
 use crate::domain::item::{Ending, ItemSpec as Spec, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::domain::settings::{BatchOptions as Options, OnDisconnect};
+use crate::domain::settings::{BatchOptions as Options, OnDisconnect, OnOpenTimeout, UploadTerms};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RetryBlob {
@@ -42,6 +42,10 @@ struct OptionsBlob {
     labels: HashMap<String, String>,
     #[prost(bool, tag = "4")]
     cancel_on_disconnect: bool,
+    #[prost(uint64, optional, tag = "5")]
+    open_timeout_nanos: Option<u64>,
+    #[prost(bool, tag = "6")]
+    cancel_on_open_timeout: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -120,34 +124,59 @@ pub(crate) struct AttemptMeta {
     pub(crate) worker: Box<str>,
 }
 
-/// Encodes a batch's options.
-pub(crate) fn encode_options(options: &Options, on_disconnect: OnDisconnect) -> Vec<u8> {
+/// What a batch's row keeps of its settings.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) options: Options,
+    pub(crate) on_disconnect: OnDisconnect,
+    pub(crate) upload: UploadTerms,
+}
+
+/// Encodes a batch's settings.
+pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
+    let Settings {
+        options,
+        on_disconnect,
+        upload,
+    } = settings;
     let blob = OptionsBlob {
         item_timeout_nanos: options.item_timeout.map(nanos),
         retry: encode_retry(&options.retry),
         labels: encode_map(&options.labels),
-        cancel_on_disconnect: on_disconnect == OnDisconnect::Cancel,
+        cancel_on_disconnect: *on_disconnect == OnDisconnect::Cancel,
+        open_timeout_nanos: upload.open_timeout.map(nanos),
+        cancel_on_open_timeout: upload.on_open_timeout == OnOpenTimeout::Cancel,
     };
     blob.encode_to_vec()
 }
 
-/// The reverse of [`encode_options`].
-pub(crate) fn decode_options(bytes: &[u8]) -> Result<(Options, OnDisconnect), prost::DecodeError> {
+/// The reverse of [`encode_settings`].
+pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeError> {
     let blob = OptionsBlob::decode(bytes)?;
     let options = Options {
         item_timeout: blob.item_timeout_nanos.map(Duration::from_nanos),
         retry: decode_retry(blob.retry),
         labels: decode_map(blob.labels),
     };
-    let cancel = blob.cancel_on_disconnect;
-    Ok((
+    let on_disconnect = if blob.cancel_on_disconnect {
+        OnDisconnect::Cancel
+    } else {
+        OnDisconnect::Continue
+    };
+    let on_open_timeout = if blob.cancel_on_open_timeout {
+        OnOpenTimeout::Cancel
+    } else {
+        OnOpenTimeout::Seal
+    };
+    let upload = UploadTerms {
+        open_timeout: blob.open_timeout_nanos.map(Duration::from_nanos),
+        on_open_timeout,
+    };
+    Ok(Settings {
         options,
-        if cancel {
-            OnDisconnect::Cancel
-        } else {
-            OnDisconnect::Continue
-        },
-    ))
+        on_disconnect,
+        upload,
+    })
 }
 
 /// Encodes what an item's row keeps beside its input; `None` if all of it is default.

@@ -220,6 +220,11 @@ impl Keeper {
                 }
                 scheduler.wake(no);
             }
+            for no in effects.sealed {
+                if let Some(batch) = scheduler.batch_mut(no) {
+                    batch.ids = None;
+                }
+            }
             for &item in &effects.ended {
                 scheduler.ended(item);
                 if let Some(batch) = scheduler.batch_mut(item.batch)

@@ -15,6 +15,7 @@ mod damage;
 mod data_dir;
 mod group;
 mod hints;
+mod id_index;
 mod in_flight;
 mod keeper;
 mod leases;
@@ -209,7 +210,7 @@ impl Store {
         &self,
         batch: BatchNo,
         first: u32,
-        items: Vec<ItemSpec>,
+        items: Arc<Vec<ItemSpec>>,
     ) -> Result<u32, StoreError> {
         let Answer::Accepted(count) = self
             .0

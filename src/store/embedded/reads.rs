@@ -8,7 +8,8 @@ use super::{Store, rows};
 use crate::base::limits;
 use crate::domain::batch::Batch;
 use crate::domain::ids::{BatchId, BatchNo, ItemKey, RequestId, Sequence};
-use crate::store::{ItemView, Page, StoreError};
+use crate::domain::item::ItemSpec;
+use crate::store::{Damaged, ItemView, Page, StoreError};
 
 impl Store {
     /// The records behind `after`, in sequence order, and the batch as it stood just before.
@@ -63,26 +64,35 @@ impl Store {
         Ok(batch)
     }
 
-    /// Whether one of the keys names a batch.
-    pub async fn is_known(
+    /// The batch that the keys of a submit name, if there is one. Every key that is given must name
+    /// the same.
+    pub async fn find(
         &self,
         id: Option<&BatchId>,
         request_id: Option<&RequestId>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Batch>, StoreError> {
         let (id, request_id) = (id.cloned(), request_id.cloned());
-        let found = self.0.readers.run(move |db, _| {
-            let by_id = id
-                .as_ref()
-                .map(|id| rows::batch_by_id(db, id))
-                .transpose()?
-                .flatten();
-            let by_request = request_id
-                .as_ref()
-                .map(|id| rows::batch_by_request(db, id))
-                .transpose()?;
-            Ok(by_id.is_some() || by_request.flatten().is_some())
-        });
-        found.await
+        let found = self
+            .0
+            .readers
+            .run(move |db, _| rows::batch_by_keys(db, id.as_ref(), request_id.as_ref()));
+        let Some((row, _)) = found.await?? else {
+            return Ok(None);
+        };
+        let mut batch = row.batch;
+        self.count_running(&mut batch);
+        Ok(Some(batch))
+    }
+
+    /// The uploads that take more items.
+    pub fn open_uploads(&self) -> Vec<Batch> {
+        let scheduler = self
+            .0
+            .shared
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        scheduler.open_uploads()
     }
 
     /// The indexes of items that their caller named, in the order asked for.
@@ -91,14 +101,18 @@ impl Store {
         batch: BatchNo,
         ids: Vec<Box<str>>,
     ) -> Result<Vec<u32>, StoreError> {
+        // Memory before disk: an id that a run takes over in between is then found there.
+        let unwritten = self.unwritten(batch, &ids);
         let found = self.0.readers.run(move |db, _| {
             let total = rows::batch(db, batch)?.map_or(0, |row| row.batch.total);
-            let index_of = |id: &str| {
-                let index = rows::index_of(db, batch, total, id)?;
+            let index_of = |place: usize, id: &str| {
+                let unwritten = unwritten.get(place).map_or(&[][..], Vec::as_slice);
+                let index = rows::index_of(db, batch, total, id, unwritten)?;
                 Ok(index.ok_or_else(|| id.into()))
             };
             ids.iter()
-                .map(|id| index_of(id))
+                .enumerate()
+                .map(|(place, id)| index_of(place, id))
                 .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
         });
         found.await?.map_err(StoreError::NoItem)
@@ -146,9 +160,40 @@ impl Store {
         view.await
     }
 
+    /// The items from `first` on, as many as fit into a page, each unless its record is damaged.
+    pub async fn specs(
+        &self,
+        batch: BatchNo,
+        first: u32,
+        count: u32,
+    ) -> Result<Vec<Result<ItemSpec, Damaged>>, StoreError> {
+        let indexes: Vec<u32> = (first..first.saturating_add(count)).collect();
+        let specs = self.0.readers.run(move |db, part| {
+            let some = indexes.len().div_ceil(part).max(1);
+            rows::items(db, batch, &indexes[..some.min(indexes.len())])
+        });
+        Ok(specs.await?.into_iter().map(|(_, spec)| spec).collect())
+    }
+
     /// Changes whenever the batch's journal or state does. Subscribe before reading.
     pub fn journal_hint(&self, batch: BatchNo) -> watch::Receiver<()> {
         self.0.shared.hints.journal(batch)
+    }
+
+    /// For each id the items of an open upload that may have it and that no run tells.
+    fn unwritten(&self, batch: BatchNo, ids: &[Box<str>]) -> Vec<Vec<u32>> {
+        let hashes: Vec<_> = ids.iter().map(|id| rows::id_hash(id)).collect();
+        let scheduler = self
+            .0
+            .shared
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = scheduler.batch(batch).and_then(|live| live.ids.as_ref()) else {
+            return Vec::new();
+        };
+        let suspects = |&hash: &i64| known.suspects(hash).indexes;
+        hashes.iter().map(suspects).collect()
     }
 
     fn count_running(&self, batch: &mut Batch) {

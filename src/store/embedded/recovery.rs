@@ -11,12 +11,13 @@ use rusqlite::Connection;
 
 use super::codec::AttemptMeta;
 use super::data_dir::{OpenError, damage};
+use super::id_index::{Entry, IdIndex};
 use super::in_flight::Interrupted;
 use super::rows::{self, AttemptKind, AttemptRow};
 use super::scheduler::{LiveBatch, Past, Scheduler};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
-use crate::domain::batch::BatchState;
+use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::{BatchNo, BatchUid, ItemKey, QueueName};
 use crate::domain::item::TerminalState;
 
@@ -165,6 +166,9 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
         terminal += 1;
     })?;
     batch.tally = told.tally;
+    if let Some(ids) = &mut batch.ids {
+        restore_ids(db, told, ids)?;
+    }
     if terminal != told.tally.terminal() || terminal != row.last_sequence || terminal > told.total {
         return Err(Error::Damaged(format!(
             "batch {} has {terminal} results, but its row counts {} up to sequence {} of {} items",
@@ -175,6 +179,27 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
         )));
     }
     Ok(batch)
+}
+
+/// Notes which ids an open upload has used.
+fn restore_ids(db: &Connection, batch: &Batch, ids: &mut IdIndex) -> Result<(), Error> {
+    let (no, total) = (batch.head.no, batch.total);
+    if !rows::is_named(db, no, total)? {
+        if total > 0 {
+            ids.append(None::<[Entry; 0]>);
+        }
+        return Ok(());
+    }
+    let mut unwritten = Vec::new();
+    rows::upload_entries(
+        db,
+        no,
+        total,
+        |hash| ids.found_written(hash),
+        |entry| unwritten.push(entry),
+    )?;
+    ids.append(Some(unwritten));
+    Ok(())
 }
 
 /// The pasts of the batch's items that are not terminal, and which of them were cancelled.

@@ -23,7 +23,7 @@ pub(crate) enum Request {
     Append {
         batch: BatchNo,
         first: u32,
-        items: Vec<ItemSpec>,
+        items: Arc<Vec<ItemSpec>>,
     },
     Seal {
         batch: BatchNo,
@@ -82,7 +82,7 @@ impl Request {
         match self {
             Self::Create(batch) => match &batch.content {
                 Content::Whole(items) => of_items(items),
-                Content::Appended => 0,
+                Content::Appended(_) => 0,
             },
             Self::Append { items, .. } => of_items(items),
             Self::Settle(settlements) => {

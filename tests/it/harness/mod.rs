@@ -8,6 +8,7 @@ pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod shim;
+pub(crate) mod upload;
 
 use std::panic::Location;
 
@@ -15,6 +16,7 @@ pub(crate) use self::client::{Client, all, item};
 pub(crate) use self::gates::Gates;
 pub(crate) use self::process::{Ended, ended};
 pub(crate) use self::server::{PATIENCE, Server, ServerSetup};
+pub(crate) use self::upload::{UploadCall, upload_start};
 
 /// Waits for what must come, but not for ever: silence fails the test and names the caller's line.
 #[track_caller]

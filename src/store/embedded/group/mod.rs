@@ -5,6 +5,7 @@
 //! scheduler either can be taken back ([`Undo`]) or waits in [`Effects`] until the commit: nothing
 //! new is granted or visible before.
 
+mod append;
 mod cancel;
 mod settle;
 mod submit;
@@ -41,6 +42,8 @@ pub(crate) struct Effects {
     pub(crate) admitted: Vec<LiveBatch>,
     /// Batches that have more items.
     pub(crate) extended: Vec<BatchNo>,
+    /// Batches that get no more items.
+    pub(crate) sealed: Vec<BatchNo>,
     /// Items that get another turn.
     pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
     /// Items whose lease or life is over.
@@ -143,6 +146,7 @@ impl<'a> Group<'a> {
     /// Writes what has changed about each batch; those whose items have all ended are over.
     pub(crate) fn close(&mut self) -> rusqlite::Result<()> {
         let mut snapshots = Vec::with_capacity(self.touched.len());
+        let mut runs = Vec::new();
         // Not while writing: leases and reads wait for this lock.
         let mut scheduler = lock(self.scheduler);
         for &no in self.touched.keys() {
@@ -153,6 +157,13 @@ impl<'a> Group<'a> {
             let over = all_ended
                 .then(|| batch.state.apply(BatchEvent::ItemsEnded).ok())
                 .flatten();
+            if batch.state != BatchState::Open
+                && let Some(ids) = &mut batch.ids
+            {
+                // No more items come: the last run.
+                runs.push((no, ids.take_run()));
+                self.effects.sealed.push(no);
+            }
             let mut snapshot = batch.snapshot();
             if let Some(state) = over {
                 batch.state = state;
@@ -164,6 +175,9 @@ impl<'a> Group<'a> {
             snapshots.push(snapshot);
         }
         drop(scheduler);
+        for (no, run) in runs {
+            rows::insert_run(self.db, no, &run)?;
+        }
         for snapshot in &snapshots {
             rows::update_batch(self.db, snapshot)?;
         }
@@ -187,6 +201,9 @@ impl<'a> Group<'a> {
             batch.staged_total = before.total;
             batch.cancel_reason = before.cancel_reason;
             batch.swept = before.swept;
+            if let Some(ids) = &mut batch.ids {
+                ids.take_back(before.total);
+            }
             scheduler.wake(no);
         }
     }

@@ -12,7 +12,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, RequestId};
 use crate::domain::tally::Tally;
 use crate::store::embedded::codec;
-use crate::store::{Content, NewBatch};
+use crate::store::{Content, Key, Mismatch, NewBatch, StoreError};
 
 /// The tenant of every batch as long as nobody authenticates.
 const TENANT: &str = "default";
@@ -26,7 +26,6 @@ pub(crate) struct BatchRow {
     pub(crate) batch: Batch,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) last_sequence: u32,
-    pub(crate) appended: bool,
 }
 
 /// Inserts a batch and answers its number.
@@ -39,9 +38,13 @@ pub(crate) fn insert_batch(
     let id = new.id.clone().unwrap_or_else(|| BatchId::from(new.uid));
     let (items, kind) = match &new.content {
         Content::Whole(items) => (items.len(), 0),
-        Content::Appended => (0, 1),
+        Content::Appended(_) => (0, 1),
     };
-    let options = codec::encode_options(&new.options, new.on_disconnect);
+    let options = codec::encode_settings(&codec::Settings {
+        options: new.options.clone(),
+        on_disconnect: new.on_disconnect,
+        upload: new.content.upload().unwrap_or_default(),
+    });
     let uid = new.uid.0.as_bytes();
     cached(
         db,
@@ -114,13 +117,49 @@ pub(crate) fn batch_by_id(db: &Connection, id: &BatchId) -> Sql<Option<BatchRow>
 }
 
 /// The batch submitted under that key.
-pub(crate) fn batch_by_request(db: &Connection, id: &RequestId) -> Sql<Option<BatchRow>> {
+fn batch_by_request(db: &Connection, id: &RequestId) -> Sql<Option<BatchRow>> {
     cached(
         db,
         &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE tenant=? AND request_id=?"),
     )?
     .query_row(params![TENANT, id.as_str()], read_batch)
     .optional()
+}
+
+/// The batch that the keys of a submit name and the key it was found by. Every key that is given
+/// must name the same one.
+pub(crate) fn batch_by_keys(
+    db: &Connection,
+    id: Option<&BatchId>,
+    request_id: Option<&RequestId>,
+) -> Sql<Result<Option<(BatchRow, Key)>, StoreError>> {
+    let by_id = id.map(|id| batch_by_id(db, id)).transpose()?.flatten();
+    let by_request = request_id
+        .map(|id| batch_by_request(db, id))
+        .transpose()?
+        .flatten();
+    let no = |row: &BatchRow| row.batch.head.no;
+    let conflict = |key, row: &BatchRow| {
+        let holder = row.batch.head.id.clone();
+        Err(StoreError::Conflict {
+            key,
+            holder,
+            mismatch: Mismatch::Keys,
+        })
+    };
+    Ok(match (by_id, by_request) {
+        (None, None) => Ok(None),
+        (Some(row), other) => {
+            let same = request_id.is_none() || other.is_some_and(|other| no(&other) == no(&row));
+            if same {
+                Ok(Some((row, Key::BatchId)))
+            } else {
+                conflict(Key::RequestId, &row)
+            }
+        }
+        (None, Some(row)) if id.is_some() => conflict(Key::BatchId, &row),
+        (None, Some(row)) => Ok(Some((row, Key::RequestId))),
+    })
 }
 
 /// The batches that are not over, oldest first.
@@ -135,8 +174,9 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     if crc(&[&uid, &options]) != row.get::<_, i64>(14)? {
         return Err(damaged(13, "checksum of a batch"));
     }
-    let (options, on_disconnect) =
-        codec::decode_options(&options).map_err(|_| damaged(13, "options of a batch"))?;
+    let settings =
+        codec::decode_settings(&options).map_err(|_| damaged(13, "options of a batch"))?;
+    let appended = row.get::<_, i64>(17)? == 1;
     let state =
         BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
     let head = BatchHead {
@@ -145,8 +185,9 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
         uid: BatchUid(Uuid::from_bytes(uid)),
         queue: QueueName::parse(row.get_ref(12)?.as_str()?)
             .map_err(|_| damaged(12, "queue of a batch"))?,
-        options,
-        on_disconnect,
+        options: settings.options,
+        on_disconnect: settings.on_disconnect,
+        upload: appended.then_some(settings.upload),
         created: Timestamp(row.get(9)?),
     };
     Ok(BatchRow {
@@ -166,6 +207,5 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
         },
         fingerprint: Fingerprint(row.get(15)?),
         last_sequence: row.get(16)?,
-        appended: row.get::<_, i64>(17)? == 1,
     })
 }

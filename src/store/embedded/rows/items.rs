@@ -1,7 +1,6 @@
-//! The tables of items and of the ids their callers gave them.
+//! The table of items.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use sha2::{Digest as _, Sha256};
 
 use super::{Sql, cached, crc, is_corrupt};
 use crate::domain::ids::{BatchNo, ItemKey};
@@ -9,7 +8,7 @@ use crate::domain::item::ItemSpec;
 use crate::store::Damaged;
 use crate::store::embedded::codec;
 
-/// Inserts items from `first` on, and the run of their ids if they have some.
+/// Inserts items from `first` on.
 pub(crate) fn insert_items(
     db: &Connection,
     batch: BatchNo,
@@ -20,23 +19,11 @@ pub(crate) fn insert_items(
         db,
         "INSERT INTO items(id, client_id, spec, crc, input) VALUES (?,?,?,?,?)",
     )?;
-    let mut run = Vec::new();
     for (index, item) in (first..).zip(items) {
         let key = ItemKey { batch, index }.packed();
         let (spec, input) = (codec::encode_spec(item), item.input.bytes());
         let crc = item_crc(key, item.id.as_deref(), spec.as_deref(), input);
         insert.execute(params![key, item.id, spec, crc, input])?;
-        if let Some(id) = &item.id {
-            run.push((id_hash(id), index));
-        }
-    }
-    run.sort_unstable();
-    let mut insert = cached(
-        db,
-        "INSERT INTO item_ids(batch, run, h, idx) VALUES (?,?,?,?)",
-    )?;
-    for (hash, index) in run {
-        insert.execute(params![batch.0, first, hash, index])?;
     }
     Ok(())
 }
@@ -91,34 +78,6 @@ pub(crate) fn client_ids(
     (first..end).map(id_of).collect()
 }
 
-/// The index of the item that its caller named `id`, or whose decimal position it is.
-pub(crate) fn index_of(db: &Connection, batch: BatchNo, total: u32, id: &str) -> Sql<Option<u32>> {
-    let mut run: Option<i64> = Some(-1);
-    let mut any = false;
-    while let Some(after) = run {
-        run = cached(db, "SELECT min(run) FROM item_ids WHERE batch=? AND run>?")?
-            .query_row(params![batch.0, after], |row| row.get(0))?;
-        let Some(run) = run else { break };
-        any = true;
-        let mut select = cached(
-            db,
-            "SELECT idx, client_id FROM item_ids JOIN items ON items.id = (? << 32 | idx) \
-             WHERE batch=? AND run=? AND h=?",
-        )?;
-        let mut rows = select.query(params![batch.0, batch.0, run, id_hash(id)])?;
-        while let Some(row) = rows.next()? {
-            if row.get_ref(1)?.as_str_or_null()? == Some(id) {
-                return Ok(Some(row.get(0)?));
-            }
-        }
-    }
-    let decimal = id
-        .parse()
-        .ok()
-        .filter(|index: &u32| *index < total && index.to_string() == id);
-    Ok(decimal.filter(|_| !any))
-}
-
 fn item_crc(key: i64, id: Option<&str>, spec: Option<&[u8]>, input: &[u8]) -> i64 {
     let id = id.unwrap_or_default().as_bytes();
     crc(&[&key.to_le_bytes(), id, spec.unwrap_or_default(), input])
@@ -132,11 +91,4 @@ fn read_item(key: i64, row: &Row<'_>) -> Sql<Result<ItemSpec, Damaged>> {
         return Ok(Err(Damaged));
     }
     Ok(codec::decode_spec(id.map(Into::into), spec, input).map_err(|_| Damaged))
-}
-
-/// The 64-bit hash under which an item id is indexed. Stable for ever.
-fn id_hash(id: &str) -> i64 {
-    let digest: [u8; 32] = Sha256::digest(id).into();
-    let (head, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
-    i64::from_le_bytes(*head)
 }

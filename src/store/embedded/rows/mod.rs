@@ -2,6 +2,7 @@
 
 mod attempts;
 mod batches;
+mod item_ids;
 mod items;
 mod results;
 
@@ -11,9 +12,12 @@ pub(crate) use self::attempts::{
     AttemptKind, AttemptRow, attempts_of_batch, attempts_of_item, insert_attempt,
 };
 pub(crate) use self::batches::{
-    BatchRow, batch, batch_by_id, batch_by_request, insert_batch, live_batches, update_batch,
+    BatchRow, batch, batch_by_id, batch_by_keys, insert_batch, live_batches, update_batch,
 };
-pub(crate) use self::items::{client_ids, index_of, insert_items, items};
+pub(crate) use self::item_ids::{
+    entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
+};
+pub(crate) use self::items::{client_ids, insert_items, items};
 pub(crate) use self::results::{
     Reach, insert_result, result_of, results, terminal_indexes, unattempted,
 };

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,10 @@ use crate::domain::batch::{Batch, BatchHead, BatchState};
 use crate::domain::ids::Sequence;
 use crate::domain::item::TerminalState;
 use crate::domain::tally::Tally;
+use crate::store::embedded::id_index::IdIndex;
+
+/// How far apart arrivals are remembered once there are many.
+const ARRIVALS_APART: Duration = Duration::from_secs(1);
 
 /// The executions of an item so far, kept only for items that had one end without a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +73,8 @@ pub(crate) struct LiveBatch {
     pub(crate) leases: HashMap<u32, LiveLease>,
     /// Items with a past that are not terminal.
     pub(crate) pasts: HashMap<u32, Past>,
+    /// The ids of its items while it is open.
+    pub(crate) ids: Option<Box<IdIndex>>,
     /// Where the records of a cancel have come to.
     pub(crate) swept: u32,
     /// Whether its queue's rotation holds it.
@@ -95,6 +102,7 @@ impl LiveBatch {
             stop: CancellationToken::new(),
             leases: HashMap::new(),
             pasts: HashMap::new(),
+            ids: (state == BatchState::Open).then(Box::default),
             swept: 0,
             in_rotation: false,
             terminal: Bitmap::default(),
@@ -107,8 +115,18 @@ impl LiveBatch {
 
     /// Lets the items be granted that were staged behind the ones so far.
     pub(crate) fn extend(&mut self, now: Timestamp) {
-        self.arrivals.push_back((self.total, now));
+        let apart = self.arrivals.len() < limits::ARRIVALS_MAX
+            || self
+                .arrivals
+                .back()
+                .is_some_and(|&(_, last)| now.since(last) >= ARRIVALS_APART);
+        if apart {
+            self.arrivals.push_back((self.total, now));
+        }
         self.total = self.staged_total;
+        if let Some(ids) = &mut self.ids {
+            ids.committed();
+        }
     }
 
     /// The batch as the group being written will leave it.

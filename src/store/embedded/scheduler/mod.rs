@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
 use crate::base::clock::Timestamp;
-use crate::domain::batch::BatchHead;
+use crate::domain::batch::{Batch, BatchHead, BatchState};
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
 use crate::domain::item::TerminalState;
 
@@ -118,6 +118,14 @@ impl Scheduler {
     /// The batch, if it is not over.
     pub(crate) fn batch_mut(&mut self, no: BatchNo) -> Option<&mut LiveBatch> {
         self.batches.get_mut(&no)
+    }
+
+    /// The batches that take more items.
+    pub(crate) fn open_uploads(&self) -> Vec<Batch> {
+        let open = self.batches.values();
+        open.filter(|batch| batch.state == BatchState::Open)
+            .map(LiveBatch::snapshot)
+            .collect()
     }
 
     /// Lets a batch go that is over.

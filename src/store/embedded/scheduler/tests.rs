@@ -31,6 +31,7 @@ impl Story {
             queue: QueueName::parse(queue).unwrap(),
             options: BatchOptions::default(),
             on_disconnect: OnDisconnect::Continue,
+            upload: None,
             created: self.now,
         };
         self.scheduler

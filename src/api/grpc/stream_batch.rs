@@ -1,0 +1,305 @@
+//! `StreamBatch`: items in, durable counts and results out, each at its own pace.
+//!
+//! Two tasks: one takes the items in, the other is the answer's stream. A reader that is slow, or
+//! does not read at all, never holds up the upload, and the upload never holds up results; each is
+//! slowed by its own direction of the connection alone.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::{oneshot, watch};
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::answer_layer;
+use super::batch_service::{BatchApi, Messages, batch_headers, messages, progress_of};
+use super::convert;
+use super::deadline::Deadline;
+use super::reader::{Event, Reader};
+use super::render;
+use super::violations::INVALID_FIELD;
+use crate::base::limits;
+use crate::domain::batch::BatchState;
+use crate::domain::ids::Sequence;
+use crate::engine::{AppendError, Order, Upload, UploadStart};
+use crate::error::{Error, ErrorKind, FieldViolation, Result};
+use crate::wire::stream_batch_request::Message as Asked;
+use crate::wire::stream_batch_response::Message as Said;
+use crate::wire::{
+    StreamAccepted, StreamAck, StreamBatchRequest, StreamBatchResponse, StreamFinish, StreamItems,
+    StreamStart, WatchEnded,
+};
+
+/// A checked start.
+pub(super) struct Start {
+    pub(super) upload: UploadStart,
+    pub(super) after: Sequence,
+    pub(super) omit_output: bool,
+    pub(super) progress: Duration,
+}
+
+/// How far an upload is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Durable {
+    items: u32,
+    sealed: bool,
+}
+
+/// The task that takes items in.
+struct Intake {
+    api: BatchApi,
+    requests: Streaming<StreamBatchRequest>,
+    upload: Upload,
+    durable: watch::Sender<Durable>,
+    /// Fires when nobody reads the answer any more.
+    gone: CancellationToken,
+}
+
+impl BatchApi {
+    /// Opens or goes on with an upload; the answer's headers come once the batch is durably there.
+    pub(super) async fn stream(
+        &self,
+        request: Request<Streaming<StreamBatchRequest>>,
+    ) -> Result<Response<Messages<StreamBatchResponse>>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let mut requests = request.into_inner();
+        let start = first(deadline, &mut requests).await?;
+        let start = convert::start(start)?;
+        let upload = deadline
+            .bound(self.engine().open_upload(start.upload))
+            .await?;
+        let batch = upload.batch().clone();
+        let feed = self
+            .engine()
+            .follow(&batch, Order::Completion(start.after))?;
+        let reading = self.engine().attach(&batch);
+        let terms = self.terms(deadline, Some(start.progress));
+        let reader = Reader::new(feed, batch.clone(), reading, terms);
+        let omit_output = start.omit_output;
+        let results = messages(reader, move |event| said_of(event, omit_output));
+
+        let sealed = batch.state != BatchState::Open;
+        let (durable, grows) = watch::channel(Durable {
+            items: batch.total,
+            sealed,
+        });
+        let accepted = StreamAccepted {
+            batch_id: batch.head.id.to_string(),
+            batch_uid: batch.head.uid.to_string(),
+            accepted_items: batch.total.into(),
+            created: upload.is_new(),
+            sealed,
+        };
+        let mut headers = Response::new(());
+        batch_headers(&mut headers, &batch.head, upload.is_new());
+        let gone = CancellationToken::new();
+        let intake = Intake {
+            api: self.clone(),
+            requests,
+            upload,
+            durable,
+            gone: gone.clone(),
+        };
+        let (failed, failure) = oneshot::channel();
+        self.tasks().spawn(async move {
+            if let Err(status) = intake.run().await {
+                // Without a reader there is nobody to tell.
+                failed.send(status).ok();
+            }
+        });
+        let durable = stream::select(durable_counts(grows), failures(failure));
+        let rest = until_over(stream::select(durable, results), gone.drop_guard());
+        let first = tokio_stream::once(Ok(said(Said::Accepted(accepted))));
+        let stream: Messages<_> = Box::pin(first.chain(rest));
+        Ok(headers.map(|()| stream))
+    }
+}
+
+/// The message that opens an upload.
+async fn first(
+    deadline: Deadline,
+    requests: &mut Streaming<StreamBatchRequest>,
+) -> Result<StreamStart, Status> {
+    let first = tokio::time::timeout(limits::UPLOAD_START_MAX, requests.message());
+    let first = deadline.bound(async { Ok(first.await) }).await?;
+    let Ok(first) = first else {
+        let message = format!("no start came within {:?}", limits::UPLOAD_START_MAX);
+        return Err(wrong("start", message).into());
+    };
+    match first.map_err(answer_layer::explained)?.map(|it| it.message) {
+        Some(Some(Asked::Start(start))) => Ok(start),
+        Some(_) | None => Err(wrong("start", "must be the first message").into()),
+    }
+}
+
+impl Intake {
+    async fn run(mut self) -> Result<(), Status> {
+        let superseded = self.upload.superseded();
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.gone.cancelled() => return Ok(()),
+                () = superseded.cancelled() => return Err(self.located(crate::engine::superseded())),
+                request = self.requests.message() => request.map_err(answer_layer::explained)?,
+            };
+            // The end of the requests says nothing: a client that is gone looks the same.
+            let Some(request) = request else {
+                return Ok(());
+            };
+            let taken = match request.message {
+                Some(Asked::Items(items)) => self.append(items).await,
+                Some(Asked::Finish(finish)) => self.finish(finish).await,
+                Some(Asked::Start(_)) => Err(wrong("start", "comes once, as the first message")),
+                None => Err(wrong(
+                    "message",
+                    "holds none of start, items and finish that this server knows",
+                )),
+            };
+            taken.map_err(|error| self.located(error))?;
+        }
+    }
+
+    async fn append(&self, chunk: StreamItems) -> Result<()> {
+        let (first, items) = convert::chunk(chunk, self.api.input())?;
+        let appended = self.upload.append(first, items).await;
+        let items = appended.map_err(|error| in_fields(error, first))?;
+        self.note(|durable| durable.items = items);
+        Ok(())
+    }
+
+    async fn finish(&self, finish: StreamFinish) -> Result<()> {
+        let total = u32::try_from(finish.total_items).unwrap_or(u32::MAX);
+        let sealed = self.upload.seal(total).await;
+        let batch = sealed.map_err(|error| {
+            if error.kind() != ErrorKind::Invalid {
+                return error;
+            }
+            let message = match total {
+                0 => "a batch needs at least one item".to_owned(),
+                total => format!("{total} is not how many items came; {}", error.message()),
+            };
+            wrong_as("WRONG_COUNT", "finish.total_items", message)
+        })?;
+        self.note(|durable| {
+            *durable = Durable {
+                items: batch.total,
+                sealed: true,
+            };
+        });
+        Ok(())
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Durable)) {
+        self.durable.send_modify(change);
+    }
+
+    /// Says which batch it was and how far it is durable.
+    fn located(&self, error: Error) -> Status {
+        let error = error.with("batch_id", &self.upload.batch().head.id);
+        let known = error
+            .metadata()
+            .iter()
+            .any(|(name, _)| *name == "accepted_items");
+        let items = self.durable.borrow().items;
+        if known {
+            error
+        } else {
+            error.with("accepted_items", items)
+        }
+        .into()
+    }
+}
+
+/// Names the field of the item that was refused.
+fn in_fields(error: AppendError, first: u32) -> Error {
+    match error {
+        AppendError::Gap { accepted } => {
+            let message =
+                format!("{first} leaves a gap: the batch has {accepted} items, go on from there");
+            wrong_as("ITEM_GAP", "items.first_index", message).with("accepted_items", accepted)
+        }
+        AppendError::Item {
+            index,
+            reason,
+            message,
+        } => {
+            let field = match reason {
+                "ITEM_MISMATCH" => format!("items.items[{}]", index - first),
+                _ => format!("items.items[{}].item_id", index - first),
+            };
+            wrong_as(reason, field, message)
+        }
+        AppendError::Other(error) => error,
+    }
+}
+
+fn wrong(field: &str, message: impl Into<String>) -> Error {
+    wrong_as(INVALID_FIELD, field, message)
+}
+
+fn wrong_as(reason: &'static str, field: impl Into<String>, message: impl Into<String>) -> Error {
+    let (field, message) = (field.into(), message.into());
+    Error::invalid(reason, vec![FieldViolation { field, message }])
+}
+
+type Answers = Result<StreamBatchResponse, Status>;
+
+/// An answer each time that more is durable; what came in between goes into one.
+fn durable_counts(grows: watch::Receiver<Durable>) -> impl Stream<Item = Answers> + Send {
+    stream::unfold(grows, |mut grows| async move {
+        // Once the intake has ended there is nothing more to tell.
+        grows.changed().await.ok()?;
+        let durable = *grows.borrow_and_update();
+        let told = StreamAck {
+            accepted_items: durable.items.into(),
+            sealed: durable.sealed,
+        };
+        Some((Ok(said(Said::Ack(told))), grows))
+    })
+}
+
+/// What ended the intake, if anything did.
+fn failures(failure: oneshot::Receiver<Status>) -> impl Stream<Item = Answers> + Send {
+    stream::once(failure).filter_map(async |failure| failure.ok().map(Err))
+}
+
+/// Everything up to the first error or the end of the batch, whichever comes first. The guard falls
+/// with the stream.
+fn until_over(
+    answers: impl Stream<Item = Answers> + Send + 'static,
+    gone: DropGuard,
+) -> impl Stream<Item = Answers> + Send {
+    let state = (Box::pin(answers), Some(gone));
+    stream::unfold(state, |(mut answers, gone)| async move {
+        let gone = gone?;
+        let answer = answers.next().await?;
+        let is_last = match &answer {
+            Ok(answer) => matches!(answer.message, Some(Said::Ended(_))),
+            Err(_) => true,
+        };
+        Some((answer, (answers, (!is_last).then_some(gone))))
+    })
+}
+
+fn said_of(event: Event, omit_output: bool) -> Vec<StreamBatchResponse> {
+    match event {
+        Event::Results(records, batch) => records
+            .into_iter()
+            .map(|record| said(Said::Result(render::result(record, &batch, omit_output))))
+            .collect(),
+        Event::Progress(cursor, batch) => {
+            vec![said(Said::Progress(progress_of(cursor, &batch)))]
+        }
+        Event::Ended(batch) => {
+            let batch = Some(render::batch(&batch));
+            vec![said(Said::Ended(WatchEnded { batch }))]
+        }
+    }
+}
+
+fn said(message: Said) -> StreamBatchResponse {
+    StreamBatchResponse {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,293 @@
+//! A batch whose items come piece by piece, over as many calls as it takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::uploads::Attachment;
+use crate::base::entropy;
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::fingerprint::fingerprint;
+use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
+use crate::domain::item::ItemSpec;
+use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Content, NewBatch, StoreError};
+
+/// What opens an upload or attaches to one, checked.
+#[derive(Clone, Debug, Default)]
+pub struct UploadStart {
+    /// The caller's name for the batch.
+    pub batch_id: Option<BatchId>,
+    /// The caller's other key.
+    pub request_id: Option<RequestId>,
+    /// Where its items wait, if the caller said so; else in the default queue.
+    pub queue: Option<QueueName>,
+    /// Its settings.
+    pub options: BatchOptions,
+    /// What becomes of it when nobody goes on with it.
+    pub terms: UploadTerms,
+    /// Whether it must be there already; then queue and settings may be left out.
+    pub resume: bool,
+}
+
+/// An upload that a caller goes on with.
+#[derive(Debug)]
+pub struct Upload {
+    engine: Engine,
+    batch: Batch,
+    created: bool,
+    accepted: AtomicU32,
+    attachment: Attachment,
+}
+
+/// Why items were not appended. Nothing of them was.
+#[derive(Debug)]
+pub enum AppendError {
+    /// They do not follow those that are there.
+    Gap {
+        /// How many the batch has.
+        accepted: u32,
+    },
+    /// One of them cannot be an item of this batch.
+    Item {
+        /// Its index in the batch.
+        index: u32,
+        /// The name of what is wrong.
+        reason: &'static str,
+        /// The same for people.
+        message: String,
+    },
+    /// Anything else.
+    Other(Error),
+}
+
+impl Engine {
+    /// Opens an upload, or attaches to the one that the keys name. Whoever was attached before is
+    /// superseded.
+    pub async fn open_upload(&self, start: UploadStart) -> Result<Upload> {
+        self.check_not_draining()?;
+        let (batch, created) = if start.resume {
+            (self.earlier_upload(&start).await?, false)
+        } else {
+            self.new_upload(start).await?
+        };
+        let attachment = self.0.uploads.attach(&batch);
+        // Read after the attach: what an earlier caller still had under way is in it or refused.
+        let batch = self.batch(&batch.head.id).await?;
+        Ok(Upload {
+            engine: self.clone(),
+            accepted: AtomicU32::new(batch.total),
+            batch,
+            created,
+            attachment,
+        })
+    }
+
+    async fn earlier_upload(&self, start: &UploadStart) -> Result<Batch> {
+        let (id, request_id) = (start.batch_id.as_ref(), start.request_id.as_ref());
+        let found = self.0.store.find(id, request_id).await?;
+        let batch = found.ok_or(StoreError::NoBatch)?;
+        let head = &batch.head;
+        let other_queue = start
+            .queue
+            .as_ref()
+            .is_some_and(|queue| *queue != head.queue);
+        let unset = BatchOptions::default();
+        let other_options = start.options != unset && start.options != head.options;
+        let what = match head.upload {
+            None => "was submitted whole",
+            Some(_) if other_queue => "has another queue",
+            Some(_) if other_options => "has other options",
+            Some(_) => return Ok(batch),
+        };
+        let message = format!("batch {} {what}", head.id);
+        Err(
+            Error::new(ErrorKind::Conflict, "BATCH_ID_CONFLICT", message)
+                .with("batch_id", &head.id),
+        )
+    }
+
+    async fn new_upload(&self, start: UploadStart) -> Result<(Batch, bool)> {
+        let queue = start.queue.clone().unwrap_or_default();
+        self.check_queue_or_known(&queue, start.batch_id.as_ref(), start.request_id.as_ref())
+            .await?;
+        let new = NewBatch {
+            id: start.batch_id,
+            request_id: start.request_id,
+            uid: BatchUid(entropy::uuid()),
+            fingerprint: fingerprint(start.queue.as_ref(), &start.options, &[]),
+            queue,
+            options: start.options,
+            on_disconnect: OnDisconnect::Continue,
+            content: Content::Appended(start.terms),
+        };
+        let submitted = self.create_to_the_end(new).await?;
+        Ok((submitted.batch, submitted.created))
+    }
+}
+
+impl Upload {
+    /// The batch as it was when this caller attached.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Whether this caller created it.
+    pub fn is_new(&self) -> bool {
+        self.created
+    }
+
+    /// Fires when another caller goes on with the upload.
+    pub fn superseded(&self) -> CancellationToken {
+        self.attachment.superseded()
+    }
+
+    /// Appends items from index `first` on, durably; answers how many the batch has then. Items
+    /// that are there already must be equal and are dropped.
+    pub async fn append(
+        &self,
+        mut first: u32,
+        mut items: Vec<ItemSpec>,
+    ) -> Result<u32, AppendError> {
+        loop {
+            self.check_may_go_on()?;
+            let accepted = self.accepted.load(Ordering::Relaxed);
+            let Some(known) = accepted.checked_sub(first) else {
+                return Err(AppendError::Gap { accepted });
+            };
+            let known = usize::try_from(known).unwrap_or(usize::MAX);
+            let rest = Arc::new(items.split_off(items.len().min(known)));
+            self.compare(first, &items).await?;
+            if rest.is_empty() {
+                return Ok(accepted);
+            }
+            let store = &self.engine.0.store;
+            let appended = store.append_items(self.batch.head.no, accepted, Arc::clone(&rest));
+            match appended.await {
+                // What an earlier caller had under way came first: compare that too.
+                Err(StoreError::WrongCount(total)) if total > accepted => {
+                    self.accepted.store(total, Ordering::Relaxed);
+                    (first, items) = (accepted, Arc::unwrap_or_clone(rest));
+                }
+                total => {
+                    let total = total?;
+                    self.accepted.store(total, Ordering::Relaxed);
+                    self.attachment.went_on();
+                    return Ok(total);
+                }
+            }
+        }
+    }
+
+    /// Says that these were all items, `total` of them. Saying it again is OK.
+    pub async fn seal(&self, total: u32) -> Result<Batch> {
+        self.check_may_go_on()?;
+        let sealed = self.engine.0.store.seal(self.batch.head.no, total).await;
+        let Err(refused @ (StoreError::Sealed | StoreError::Ended)) = sealed else {
+            return Ok(sealed?);
+        };
+        let batch = self.engine.batch(&self.batch.head.id).await?;
+        match batch.state {
+            BatchState::Running | BatchState::Completed if batch.total == total => Ok(batch),
+            BatchState::Running | BatchState::Completed => {
+                Err(StoreError::WrongCount(batch.total).into())
+            }
+            BatchState::Open | BatchState::Cancelling | BatchState::Cancelled => {
+                Err(refused.into())
+            }
+        }
+    }
+
+    fn check_may_go_on(&self) -> Result<()> {
+        if self.superseded().is_cancelled() {
+            return Err(superseded());
+        }
+        self.engine.check_not_draining()
+    }
+
+    /// Whether the items from `first` on are those that are stored there.
+    async fn compare(&self, first: u32, items: &[ItemSpec]) -> Result<(), AppendError> {
+        let mut rest = items;
+        let mut next = first;
+        while !rest.is_empty() {
+            let count = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+            let no = self.batch.head.no;
+            let stored = self.engine.0.store.specs(no, next, count).await?;
+            let read = stored.len();
+            for (index, (stored, sent)) in (next..).zip(stored.into_iter().zip(rest)) {
+                let stored = stored.map_err(|_| StoreError::Corrupt)?;
+                if stored != *sent {
+                    return Err(AppendError::Item {
+                        index,
+                        reason: "ITEM_MISMATCH",
+                        message: format!("item {index} is stored with other content"),
+                    });
+                }
+            }
+            next += u32::try_from(read).unwrap_or(u32::MAX);
+            rest = &rest[read.min(rest.len())..];
+        }
+        Ok(())
+    }
+}
+
+impl From<Error> for AppendError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<StoreError> for AppendError {
+    fn from(error: StoreError) -> Self {
+        let at_fault = match error {
+            StoreError::DuplicateId { index, .. } => Some((index, "DUPLICATE_ITEM_ID")),
+            StoreError::MixedIds(index) => Some((index, "INVALID_FIELD")),
+            StoreError::Conflict { .. }
+            | StoreError::NoBatch
+            | StoreError::NoItem(_)
+            | StoreError::Sealed
+            | StoreError::Ended
+            | StoreError::WrongCount(_)
+            | StoreError::DiskFull
+            | StoreError::QueueFull
+            | StoreError::Closed
+            | StoreError::OutcomeUnknown
+            | StoreError::Corrupt
+            | StoreError::Read(_) => None,
+        };
+        match at_fault {
+            Some((index, reason)) => Self::Item {
+                index,
+                reason,
+                message: error.to_string(),
+            },
+            None => Self::Other(error.into()),
+        }
+    }
+}
+
+impl From<AppendError> for Error {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Gap { accepted } => {
+                let message = format!("the batch has {accepted} items; go on from there");
+                Self::new(ErrorKind::Invalid, "ITEM_GAP", message).with("accepted_items", accepted)
+            }
+            AppendError::Item {
+                index,
+                reason,
+                message,
+            } => Self::new(ErrorKind::Invalid, reason, message).with("index", index),
+            AppendError::Other(error) => error,
+        }
+    }
+}
+
+/// Another caller goes on with the upload.
+pub fn superseded() -> Error {
+    let message = "another call goes on with this upload; only the newest may";
+    Error::new(ErrorKind::Superseded, "UPLOAD_SUPERSEDED", message)
+}
