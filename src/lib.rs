@@ -17,12 +17,12 @@
 //!
 //! ```text
 //!   cli                                   6  what a person types: run, serve
-//!   server   config                       5  composition root: accept loop, drain; settings
+//!   server   config                       5  composition root: accept loop, ops port, drain; settings
 //!   api      handler                      4  requests come in; items get computed
 //!   engine                                3  submit, upload, pool, attempt, settle, follow, cancel
 //!   store                                 2  the durable verbs and their keeper, embedded/
 //!   domain   error   wire                 1  values and rules; wire: the generated messages
-//!   base                                  0  clock, entropy, limits, tasks, telemetry
+//!   base                                  0  clock, entropy, limits, metrics, tasks, telemetry
 //! ```
 //!
 //! Imports only point down. `api` and `handler` never see each other nor the `store`; generated

@@ -199,3 +199,13 @@ pub const LAST_OUTCOMES_MAX: Duration = Duration::from_secs(2);
 /// Bytes of outputs that may wait for the settler, and go to the store in one call: what one
 /// transaction takes.
 pub const SETTLED_BYTES_MAX: usize = GROUP_BYTES_MAX;
+
+/// Connections at once to the ops port: a few probes and scrapers. More are closed at once, so that a
+/// flood there takes nothing from the port that serves.
+pub const OPS_CONNECTIONS_MAX: usize = 64;
+
+/// Calls at once on one connection to the ops port: probes ask one thing at a time.
+pub const OPS_STREAMS_MAX: u32 = 16;
+
+/// How long a connection to the ops port may take to say what it wants, or stay silent between two questions.
+pub const OPS_SILENCE_MAX: Duration = Duration::from_secs(10);

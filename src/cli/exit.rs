@@ -70,7 +70,7 @@ impl From<ConfigError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Bind(_, error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            StartError::Bind(_, _, error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 Exit::InUse
             }
             // Such as an address this machine does not have.

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -192,7 +193,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         Some(journal)
     };
     let runtimes = Runtimes::start(config.server.io_threads)?;
-    let node = Node::open(&config, handlers, Purpose::Run, &runtimes)?;
+    let node = Node::open(&config, handlers, Purpose::Run, Arc::default(), &runtimes)?;
     let output_runtime = tasks::runtime("sooner-output", 1)?;
     let output = Tasks::on(output_runtime.handle().clone());
     let outcome = runtimes.block_on(async {

@@ -14,9 +14,9 @@ use crate::server::{End, Runtimes, Server};
 
 /// Serve batches over gRPC until asked to stop
 ///
-/// Once the port accepts, one line on standard error says where: `listening on ADDR, data in DIR`.
-/// SIGTERM or Ctrl-C drains: nothing new starts, what runs may finish within the grace, results are
-/// recorded and sent. Accepted batches go on at the next start.
+/// Once the ports accept, one line on standard error says where: `listening on ADDR (ops ADDR), data
+/// in DIR`. SIGTERM or Ctrl-C drains: health says no, nothing new starts, what runs may finish within
+/// the grace, results are recorded and sent. Accepted batches go on at the next start.
 ///
 /// Exit codes: 0 drained; 2 bad usage or configuration, or a handler command that does not exist;
 /// 65 a damaged store or one of a newer format; 69 a port or data directory in use; 73 a data
@@ -30,7 +30,12 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 
-    /// Allow an address that other machines can reach: something in front guards it
+    /// Address of the ops port: health, /livez, /readyz, /metrics; port 0 takes a free one [default:
+    /// 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<String>,
+
+    /// Allow addresses that other machines can reach: something in front guards it
     #[arg(long)]
     insecure: bool,
 
@@ -38,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Write {"listen":"…","pid":N} there once the port accepts
+    /// Write {"listen":"…","ops_listen":"…","pid":N} there once the ports accept
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
 
@@ -51,6 +56,7 @@ pub(super) struct Arguments {
 #[derive(Serialize)]
 struct Ready {
     listen: String,
+    ops_listen: String,
     pid: u32,
 }
 
@@ -65,6 +71,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         file: arguments.shared.config,
         environment: super::environment(),
         listen: arguments.listen,
+        ops_listen: arguments.ops_listen,
         data_dir: arguments.data_dir,
         insecure: arguments.insecure,
         slots: arguments.shared.slots,
@@ -82,8 +89,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             write_ready(path, &server).inspect_err(|_| server.node().excuse_running())?;
         }
         tell(&format!(
-            "listening on {}, data in {}",
+            "listening on {} (ops {}), data in {}",
             server.listen(),
+            server.ops_listen(),
             data_dir.display()
         ));
         let found = server.node().found();
@@ -129,9 +137,10 @@ fn exit_of(end: End) -> Exit {
 fn write_ready(path: &Path, server: &Server) -> Result<(), Failure> {
     let ready = Ready {
         listen: server.listen().to_string(),
+        ops_listen: server.ops_listen().to_string(),
         pid: std::process::id(),
     };
-    let json = serde_json::to_string(&ready).expect("two plain fields");
+    let json = serde_json::to_string(&ready).expect("plain fields");
     let half = path.with_extension("half-written");
     std::fs::write(&half, json)
         .and_then(|()| std::fs::rename(&half, path))

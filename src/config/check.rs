@@ -20,6 +20,13 @@ pub(super) struct Check {
     pub(super) place: String,
 }
 
+/// A port that can be listened on, and how people name it.
+struct Port {
+    flag: &'static str,
+    key: &'static str,
+    default: &'static str,
+}
+
 impl Check {
     fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
         ConfigError::new(&self.place, format!("{key}: {problem}"))
@@ -63,29 +70,36 @@ impl Check {
 
     pub(super) fn server(&self, server: &file::Server, layers: &Layers) -> Checked<ServerConfig> {
         let insecure = layers.insecure || server.insecure.unwrap_or(false);
-        let (place, text) = match (&layers.listen, &server.listen) {
-            (Some(flag), _) => ("--listen".to_owned(), flag.as_str()),
-            (None, Some(key)) => (format!("{}: server.listen", self.place), key.as_str()),
-            (None, None) => (String::new(), "127.0.0.1:50051"),
+        let listen = Port {
+            flag: "--listen",
+            key: "server.listen",
+            default: "127.0.0.1:50051",
         };
-        let listen: SocketAddr = text.parse().map_err(|_| {
-            ConfigError::new(
-                &place,
-                format!("{text:?} is not an address such as \"127.0.0.1:50051\""),
-            )
-        })?;
-        if !listen.ip().is_loopback() && !insecure {
-            return Err(ConfigError::new(
-                place,
-                format!(
-                    "{listen} can be reached from other machines, and nothing guards it; if something in front of it does, say --insecure"
-                ),
-            ));
-        }
+        let listen = self.address(
+            &listen,
+            [layers.listen.as_ref(), server.listen.as_ref()],
+            insecure,
+        )?;
+        let ops_listen = Port {
+            flag: "--ops-listen",
+            key: "server.ops_listen",
+            default: "127.0.0.1:9464",
+        };
+        let ops_listen = self.address(
+            &ops_listen,
+            [layers.ops_listen.as_ref(), server.ops_listen.as_ref()],
+            insecure,
+        )?;
         let threads = (parallelism() / 2).clamp(1, 4);
         Ok(ServerConfig {
             listen,
+            ops_listen,
             insecure,
+            drain_delay: self.duration(
+                "server.drain_delay",
+                server.drain_delay.as_ref(),
+                Duration::ZERO,
+            )?,
             drain_grace: self.duration(
                 "server.drain_grace",
                 server.drain_grace.as_ref(),
@@ -98,6 +112,36 @@ impl Check {
             )?,
             io_threads: self.count("server.io_threads", server.io_threads, threads, 256)?,
         })
+    }
+
+    /// The address of a port as the flag, else the file, else the default has it.
+    fn address(
+        &self,
+        port: &Port,
+        [flag, key]: [Option<&String>; 2],
+        insecure: bool,
+    ) -> Checked<SocketAddr> {
+        let (place, text) = match (flag, key) {
+            (Some(flag), _) => (port.flag.to_owned(), flag.as_str()),
+            (None, Some(key)) => (format!("{}: {}", self.place, port.key), key.as_str()),
+            (None, None) => (String::new(), port.default),
+        };
+        let default = port.default;
+        let address: SocketAddr = text.parse().map_err(|_| {
+            ConfigError::new(
+                &place,
+                format!("{text:?} is not an address such as {default:?}"),
+            )
+        })?;
+        if !address.ip().is_loopback() && !insecure {
+            return Err(ConfigError::new(
+                place,
+                format!(
+                    "{address} can be reached from other machines, and nothing guards it; if something in front of it does, say --insecure"
+                ),
+            ));
+        }
+        Ok(address)
     }
 
     pub(super) fn store(&self, store: &file::Store, layers: &Layers) -> Checked<StoreConfig> {

@@ -19,7 +19,9 @@ pub(crate) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Server {
     pub(crate) listen: Option<String>,
+    pub(crate) ops_listen: Option<String>,
     pub(crate) insecure: Option<bool>,
+    pub(crate) drain_delay: Option<String>,
     pub(crate) drain_grace: Option<String>,
     pub(crate) disconnect_grace: Option<String>,
     pub(crate) io_threads: Option<usize>,

@@ -18,6 +18,8 @@ pub struct Layers {
     pub environment: Vec<(String, String)>,
     /// The flag `--listen`.
     pub listen: Option<String>,
+    /// The flag `--ops-listen`.
+    pub ops_listen: Option<String>,
     /// The flag `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// The flag `--insecure`.

@@ -63,9 +63,13 @@ pub struct Config {
 pub struct ServerConfig {
     /// Address of the gRPC port. Default 127.0.0.1:50051.
     pub listen: SocketAddr,
+    /// Address of the ops port. Default 127.0.0.1:9464.
+    pub ops_listen: SocketAddr,
     /// Whether an address beyond loopback is allowed without anything that guards it. Default false.
     pub insecure: bool,
-    /// How long a drain may take in all. Default 30 s.
+    /// How long calls are still taken after health has said no. Default 0 s.
+    pub drain_delay: Duration,
+    /// How long a drain may take after that in all. Default 30 s.
     pub drain_grace: Duration,
     /// How long a batch with `on_disconnect = CANCEL` may be without a stream. Default 10 s.
     pub disconnect_grace: Duration,

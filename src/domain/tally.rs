@@ -21,6 +21,16 @@ impl Tally {
         self.succeeded + self.failed + self.cancelled + self.expired
     }
 
+    /// Each state with its count.
+    pub fn by_state(&self) -> [(TerminalState, u32); 4] {
+        [
+            (TerminalState::Succeeded, self.succeeded),
+            (TerminalState::Failed, self.failed),
+            (TerminalState::Cancelled, self.cancelled),
+            (TerminalState::Expired, self.expired),
+        ]
+    }
+
     /// The count of `state`.
     pub fn of(&mut self, state: TerminalState) -> &mut u32 {
         match state {

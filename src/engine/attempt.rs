@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handler::Trace;
 use super::{Attempt, Handler, QueueSettings};
+use crate::base::metrics::{AttemptEnd, Metrics, QueueMetrics};
 use crate::base::{clock, entropy, limits};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
 use crate::domain::item::{Ending, ItemSpec};
@@ -28,6 +29,8 @@ pub(crate) struct Executor {
     pub(crate) halt: CancellationToken,
     pub(crate) input_bytes_max: usize,
     pub(crate) output_bytes_max: usize,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) queue_metrics: QueueMetrics,
 }
 
 /// Why an attempt was asked to stop.
@@ -42,6 +45,8 @@ impl Executor {
     /// Runs a lease's attempt to its end.
     pub(crate) async fn run(&self, mut lease: Lease) -> Settlement {
         let started = clock::now();
+        let queued = lease.granted.since(lease.ready_since);
+        self.queue_metrics.granted(queued);
         let (id, (end, charged)) =
             if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
@@ -58,7 +63,7 @@ impl Executor {
             end,
             spent: lease.spent + u32::from(charged),
             worker: WORKER.into(),
-            queued: lease.granted.since(lease.ready_since),
+            queued,
             started,
             ran: clock::now().since(started),
         }
@@ -82,7 +87,15 @@ impl Executor {
             let message = format!("the input has more than the limit of {max} bytes");
             return (failed(Reason::INPUT_TOO_LARGE, &message), false);
         }
+        let began = clock::instant();
         let outcome = self.attempt(lease, Arc::clone(spec)).await;
+        let returned = clock::instant();
+        let took = returned.duration_since(began);
+        self.queue_metrics.ended(end_of(&outcome), took);
+        let item = lease.token.item;
+        self.metrics
+            .returned
+            .note(item.batch.0, item.index, returned);
         let charged = !matches!(outcome, Outcome::Released { .. });
         (self.judge(lease, &settings.policy(), outcome), charged)
     }
@@ -177,6 +190,21 @@ impl Executor {
                 charged: false,
             },
         }
+    }
+}
+
+/// What kind of end an outcome is.
+fn end_of(outcome: &Outcome) -> AttemptEnd {
+    match outcome {
+        Outcome::Succeeded(_) => AttemptEnd::Succeeded,
+        Outcome::Released { .. } => AttemptEnd::Released,
+        Outcome::Failed(error) if &*error.reason == Reason::ITEM_TIMEOUT.name => {
+            AttemptEnd::TimedOut
+        }
+        Outcome::Failed(error) if &*error.reason == Reason::ITEM_CANCELLED.name => {
+            AttemptEnd::Cancelled
+        }
+        Outcome::Failed(_) => AttemptEnd::Failed,
     }
 }
 

@@ -4,11 +4,16 @@
 //! empty wait for the hint. The order matters: a record that becomes durable between the read and
 //! the wait has already changed the hint. A reader holds a cursor and one page, nothing else, so a
 //! slow one costs nobody anything.
+//!
+//! Promptness is measured here: for a reader that had everything there was, from the return of the
+//! handler, or from when the reader asked for more, until the record is handed over.
+
+use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::Engine;
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::{BatchNo, Sequence};
 use crate::domain::item::Record;
@@ -31,6 +36,10 @@ pub struct Feed {
     batch: BatchNo,
     cursor: Order,
     hint: watch::Receiver<()>,
+    /// Whether it had everything there was when it last looked: what comes then is news.
+    caught_up: bool,
+    /// When it was asked for more and had nothing yet.
+    asked: Option<Instant>,
 }
 
 /// What a reader is given.
@@ -61,11 +70,14 @@ impl Engine {
                 .with("batch_id", &batch.head.id));
         }
         let hint = self.0.store.journal_hint(batch.head.no);
+        self.metrics().watchers.inc();
         Ok(Feed {
             store: self.0.store.clone(),
             batch: batch.head.no,
             cursor,
             hint,
+            caught_up: cursor == Order::Completion(batch.last_sequence()),
+            asked: None,
         })
     }
 }
@@ -73,6 +85,7 @@ impl Engine {
 impl Feed {
     /// Reads on, without waiting for anything to happen. Cancel safe.
     pub async fn next(&mut self) -> Result<Turn> {
+        let asked = *self.asked.get_or_insert_with(clock::instant);
         // Before the read: whatever comes after it changes the hint again.
         self.hint.borrow_and_update();
         let Page { records, batch } = match self.cursor {
@@ -81,11 +94,19 @@ impl Feed {
         };
         if let Some(last) = records.last() {
             self.cursor = match self.cursor {
-                Order::Completion(_) => Order::Completion(last.sequence),
+                Order::Completion(_) => {
+                    if self.caught_up {
+                        self.measure(&records, asked);
+                    }
+                    self.caught_up = last.sequence == batch.last_sequence();
+                    Order::Completion(last.sequence)
+                }
                 Order::Index(index) => Order::Index(index + 1),
             };
+            self.asked = None;
             return Ok(Turn::Results(records, batch));
         }
+        self.caught_up = matches!(self.cursor, Order::Completion(_));
         let given = match self.cursor {
             Order::Completion(after) => after.0,
             Order::Index(index) => index,
@@ -104,8 +125,25 @@ impl Feed {
         drop(tokio::time::timeout(limits::JOURNAL_HINT_LOST_MAX, self.hint.changed()).await);
     }
 
+    /// How promptly news are handed over.
+    fn measure(&self, news: &[Record], asked: Instant) {
+        let (metrics, now) = (self.store.metrics(), clock::instant());
+        for record in news {
+            let item = (self.batch.0, record.index);
+            if let Some(seconds) = metrics.returned.seconds_since(item, asked, now) {
+                metrics.result_latency.observe(seconds);
+            }
+        }
+    }
+
     /// The reader's cursor.
     pub fn cursor(&self) -> Order {
         self.cursor
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.store.metrics().watchers.dec();
     }
 }

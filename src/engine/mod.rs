@@ -38,6 +38,7 @@ use self::settler::Settler;
 pub use self::submission::{Submission, Submitted};
 pub use self::upload::{AppendError, Upload, UploadStart, superseded};
 use self::uploads::Uploads;
+use crate::base::metrics::Metrics;
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
@@ -132,6 +133,7 @@ impl Engine {
                     input_bytes_max: engine.0.options.input_bytes_max,
                     output_bytes_max: engine.0.options.output_bytes_max,
                     item_log: engine.0.options.item_log,
+                    metrics: Arc::clone(engine.0.store.metrics()),
                 };
                 engine.0.tasks.spawn(pool.run());
             } else {
@@ -139,6 +141,11 @@ impl Engine {
             }
         }
         engine
+    }
+
+    /// Where it counts.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        self.0.store.metrics()
     }
 
     /// Fires when nothing new is accepted or started any more.

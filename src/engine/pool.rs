@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Executor;
 use super::settler::{ItemLog, Settler, tell_start};
 use super::{Handler, QueueSettings};
+use crate::base::metrics::Metrics;
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
@@ -30,6 +31,7 @@ pub(crate) struct Pool {
     pub(crate) input_bytes_max: usize,
     pub(crate) output_bytes_max: usize,
     pub(crate) item_log: ItemLog,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Pool {
@@ -49,6 +51,8 @@ impl Pool {
             halt: self.halt.clone(),
             input_bytes_max: self.input_bytes_max,
             output_bytes_max: self.output_bytes_max,
+            queue_metrics: self.metrics.queue(self.queue.as_str()),
+            metrics: self.metrics,
         });
         loop {
             let free = tokio::select! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::base::tasks::Tasks;
 use crate::domain::attempt::ItemError;
@@ -114,9 +115,16 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Waiting>) 
             .iter()
             .map(|settlement| Line::of(log, settlement))
             .collect();
+        let accepted: Vec<_> = settlements.iter().map(accepted_at).collect();
         match store.settle(settlements).await {
             Ok(verdicts) => {
-                for (line, verdict) in lines.into_iter().zip(verdicts) {
+                let (metrics, now) = (store.metrics(), clock::now());
+                for ((line, accepted), verdict) in lines.into_iter().zip(accepted).zip(verdicts) {
+                    if matches!(verdict, Verdict::Recorded(_) | Verdict::Cancelled(_)) {
+                        metrics
+                            .end_to_end
+                            .observe(now.since(accepted).as_secs_f64());
+                    }
                     if let Some(line) = line {
                         line.tell(verdict);
                     }
@@ -127,6 +135,15 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Waiting>) 
             }
         }
         drop(rooms);
+    }
+}
+
+/// When the item was accepted: an item of a later attempt that was uploaded counts from its batch.
+fn accepted_at(settlement: &Settlement) -> Timestamp {
+    if settlement.token.attempt == 1 {
+        Timestamp(settlement.started.0 - i64::try_from(settlement.queued.as_millis()).unwrap_or(0))
+    } else {
+        settlement.head.created
     }
 }
 

@@ -2,30 +2,38 @@
 
 use std::time::Duration;
 
-use tonic_health::ServingStatus;
-
-use super::{Server, tell_health};
-use crate::api::grpc::BATCH_SERVICE;
+use super::Server;
+use super::health::Phase;
 
 /// How long streams and connections have to end once all outcomes are recorded. It is what
 /// [`crate::engine::Handler::stop_grace`] leaves of the grace if a handler takes no longer to stop than it may.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long the ops port has to answer what it was asked when everything else is done.
+const LAST_PROBE: Duration = Duration::from_millis(200);
+
 impl Server {
-    /// Health says no; nothing new comes in; what runs may finish until the grace is nearly over;
-    /// outcomes are recorded and sent; streams end with a cursor to go on from; then all closes.
+    /// Health says no, and calls are still taken for a while: those who route them hear of it late.
+    /// Then nothing new comes in or starts; what runs may finish until the grace is nearly over;
+    /// outcomes are recorded and sent; streams end with a cursor to go on from; the store is closed;
+    /// and only then the ops port stops answering.
     pub(super) async fn drain(&self) {
-        tracing::info!(grace = ?self.drain_grace, "draining");
-        tell_health(&self.health, ServingStatus::NotServing).await;
-        self.connections.stop_accepting();
-        self.node.engine().drain(self.drain_grace).await;
-        self.closing.cancel();
-        // Ends the calls that watch health; they would hold their connections for ever.
-        for service in ["", BATCH_SERVICE] {
-            self.health.clone().clear_service_status(service).await;
+        let (delay, grace) = (self.drain_delay, self.drain_grace);
+        tracing::info!(?delay, ?grace, "draining");
+        self.health.enter(Phase::Draining).await;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+            tracing::info!("the delay is over: no more calls are taken");
         }
+        self.connections.stop_accepting();
+        self.node.engine().drain(grace).await;
+        self.closing.cancel();
+        self.health.end_watches().await;
         self.connections.end_within(LAST_WORDS).await;
         self.node.close();
+        self.ops_connections.stop_accepting();
+        self.health.end_ops_watches().await;
+        self.ops_connections.end_within(LAST_PROBE).await;
         tracing::info!("drained");
     }
 }

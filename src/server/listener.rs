@@ -2,7 +2,6 @@
 //! connection age never sends GOAWAY.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +12,32 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
 use crate::base::limits;
+use crate::base::metrics::Gauge;
 use crate::base::tasks::Tasks;
 
 /// A pause when the process has no file descriptor left: accepting at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What bounds the connections of one port.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    /// Connections at once; more are closed as they come.
+    pub(super) connections: usize,
+    /// Calls at once on one of them.
+    pub(super) streams: u32,
+    /// Whether HTTP/1 is spoken too.
+    pub(super) http1: bool,
+    /// How long a connection may take to say what it wants.
+    pub(super) silence: Option<Duration>,
+    /// Where the open ones are counted.
+    pub(super) open: Gauge,
+}
 
 /// The open connections.
 #[derive(Debug)]
@@ -35,8 +50,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves `service` on everything that `listener` accepts.
-    pub(super) fn accept<S>(listener: TcpListener, service: S, io: &Tasks) -> Self
+    /// Serves `service` on everything that `listener` accepts, within `bounds`.
+    pub(super) fn accept<S>(listener: TcpListener, service: S, bounds: Bounds, io: &Tasks) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
             + Clone
@@ -47,7 +62,8 @@ impl Connections {
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
         let tasks = io.sibling();
         let serving = Serving {
-            builder: builder(&tasks),
+            builder: builder(&bounds, &tasks),
+            bounds,
             drain: drain.clone(),
             abort: abort.clone(),
         };
@@ -80,6 +96,7 @@ impl Connections {
 #[derive(Clone)]
 struct Serving {
     builder: Builder<OurExecutor>,
+    bounds: Bounds,
     drain: CancellationToken,
     abort: CancellationToken,
 }
@@ -97,13 +114,21 @@ where
     }
 }
 
-fn builder(tasks: &Tasks) -> Builder<OurExecutor> {
+fn builder(bounds: &Bounds, tasks: &Tasks) -> Builder<OurExecutor> {
     // A group of their own: the calls' tasks end with their connection.
-    let mut builder = Builder::new(OurExecutor(tasks.sibling())).http2_only();
+    let mut builder = Builder::new(OurExecutor(tasks.sibling()));
+    if bounds.http1 {
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.silence);
+    } else {
+        builder = builder.http2_only();
+    }
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::CONNECTION_STREAMS_MAX)
+        .max_concurrent_streams(bounds.streams)
         .max_header_list_size(limits::HEADER_BYTES_MAX)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -120,21 +145,28 @@ where
         + 'static,
     S::Future: Send,
 {
-    let room = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(serving.bounds.connections));
     loop {
         let accepted = tokio::select! {
             biased;
             () = serving.drain.cancelled() => return,
-            accepted = next(&listener, &room) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer, permit)) => {
+            Ok((stream, peer)) => {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                    tracing::debug!(%peer, "a connection too many was closed");
+                    continue;
+                };
+                let open = serving.bounds.open.clone();
+                open.inc();
                 let connection = serve(stream, service.clone(), serving.clone());
                 tasks.spawn(async move {
                     if let Err(error) = connection.await {
                         // A lost client is nobody's fault.
                         tracing::debug!(%peer, %error, "a connection ended with an error");
                     }
+                    open.dec();
                     drop(permit);
                 });
             }
@@ -144,21 +176,6 @@ where
             }
         }
     }
-}
-
-/// The next connection, once there is room for it. Cancel safe: it is accepted last.
-async fn next(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room)
-        .acquire_owned()
-        .await
-        .expect("the room is never closed");
-    let (stream, peer) = listener.accept().await?;
-    // Without it a small result waits for the acknowledgement of the one before, 40 ms and more.
-    stream.set_nodelay(true)?;
-    Ok((stream, peer, permit))
 }
 
 async fn serve<S>(
@@ -175,9 +192,15 @@ where
 {
     let Serving {
         builder,
+        bounds,
         drain,
         abort,
     } = serving;
+    // Without it a small result waits for the acknowledgement of the one before, 40 ms and more.
+    stream.set_nodelay(true)?;
+    if let Some(silence) = bounds.silence {
+        tokio::time::timeout(silence, stream.peek(&mut [0])).await??;
+    }
     let connection =
         builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);

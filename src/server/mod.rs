@@ -1,23 +1,30 @@
 //! Floor 5: the composition root. It wires everything together and decides nothing.
 //!
 //! [`Node`] is a store with an engine on it, which `sooner run` uses as it is; [`Server`] puts the
-//! gRPC port in front of one.
+//! gRPC port in front of one, and the ops port beside it.
 
 mod drain;
+mod health;
 mod listener;
 mod node;
+mod ops;
 
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
-use self::listener::Connections;
+use self::health::{Health, Phase};
+use self::listener::{Bounds, Connections};
 pub use self::node::{Node, Purpose, Runtimes, StartError};
-use crate::api::grpc::{AnswerLayer, BATCH_SERVICE, BatchApi, InputLimits, routes};
+use self::ops::Ops;
+use crate::api::grpc::{
+    AnswerLayer, BatchApi, InputLimits, MeterLayer, Routes, methods, routes, with_reflection,
+};
+use crate::base::limits;
+use crate::base::metrics::Metrics;
 use crate::config::Config;
 
 /// Why a server ended.
@@ -29,34 +36,49 @@ pub enum End {
     StoreFailed,
 }
 
-/// A server whose port accepts.
+/// A server whose ports accept.
 #[derive(Debug)]
 pub struct Server {
     node: Node,
     listen: SocketAddr,
+    ops_listen: SocketAddr,
+    drain_delay: Duration,
     drain_grace: Duration,
     connections: Connections,
-    health: HealthReporter,
+    ops_connections: Connections,
+    health: Health,
     /// Ends the calls' streams.
     closing: CancellationToken,
 }
 
 impl Server {
-    /// Binds the port, opens the store, and serves. In this order, so that a port in use leaves the
-    /// data directory untouched.
+    /// Binds the ports, opens the store, and serves. In this order, so that a port in use leaves the
+    /// data directory untouched. The ops port answers while the store is being opened.
     pub async fn start(config: &Config, runtimes: &Runtimes) -> Result<Self, StartError> {
         let handlers = Node::handlers(config)?;
-        let wanted = config.server.listen;
-        let listener = TcpListener::bind(wanted)
-            .await
-            .map_err(|error| StartError::Bind(wanted, error))?;
-        let listen = listener
-            .local_addr()
-            .map_err(|error| StartError::Bind(wanted, error))?;
-        let node = Node::open(config, handlers, Purpose::Serve, runtimes)?;
+        let (listener, listen) = bind("--listen", config.server.listen).await?;
+        let (ops_listener, ops_listen) = bind("--ops-listen", config.server.ops_listen).await?;
 
-        let (health, health_service) = tonic_health::server::health_reporter();
-        tell_health(&health, ServingStatus::NotServing).await;
+        let metrics = Arc::new(Metrics::new());
+        // Health says no before either port accepts.
+        let (health, services) = Health::new().await;
+        let ops = Arc::new(Ops {
+            health: health.clone(),
+            metrics: Arc::clone(&metrics),
+            store: OnceLock::new(),
+        });
+        let service = ops::service(Arc::clone(&ops), with_reflection(Routes::new(services.ops)));
+        let bounds = ops_bounds(&metrics);
+        let ops_connections = Connections::accept(ops_listener, service, bounds, &runtimes.io);
+
+        let node = Node::open(
+            config,
+            handlers,
+            Purpose::Serve,
+            Arc::clone(&metrics),
+            runtimes,
+        )?;
+        ops.store.get_or_init(|| node.store().clone());
         let closing = CancellationToken::new();
         let input = InputLimits {
             items_max: config.limits.submit_items,
@@ -68,16 +90,22 @@ impl Server {
             closing.clone(),
             runtimes.io.sibling(),
         );
-        let routes = routes(batches, config.limits.message_bytes).add_service(health_service);
-        let service = tower::Layer::layer(&AnswerLayer, routes.prepare());
-        let connections = Connections::accept(listener, service, &runtimes.io);
-        tell_health(&health, ServingStatus::Serving).await;
-        let drain_grace = config.server.drain_grace;
+        let routes = routes(batches, config.limits.message_bytes).add_service(services.main);
+        let service = tower::ServiceBuilder::new()
+            .layer(MeterLayer::new(Arc::clone(&metrics), methods()))
+            .layer(AnswerLayer)
+            .service(routes.prepare());
+        let bounds = main_bounds(&metrics);
+        let connections = Connections::accept(listener, service, bounds, &runtimes.io);
+        health.enter(Phase::Serving).await;
         Ok(Self {
             node,
             listen,
-            drain_grace,
+            ops_listen,
+            drain_delay: config.server.drain_delay,
+            drain_grace: config.server.drain_grace,
             connections,
+            ops_connections,
             health,
             closing,
         })
@@ -86,6 +114,11 @@ impl Server {
     /// Where it listens: the port is the real one even if 0 was asked for.
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where its ops port listens.
+    pub fn ops_listen(&self) -> SocketAddr {
+        self.ops_listen
     }
 
     /// The store and the engine.
@@ -108,13 +141,39 @@ impl Server {
                 }
             }
         }
+        self.health.enter(Phase::Draining).await;
         // Those who wait for an accept are still told that its outcome is unknown.
         tokio::time::sleep(Duration::from_millis(200)).await;
         End::StoreFailed
     }
 }
 
-async fn tell_health(health: &HealthReporter, status: ServingStatus) {
-    health.set_service_status("", status).await;
-    health.set_service_status(BATCH_SERVICE, status).await;
+async fn bind(
+    flag: &'static str,
+    wanted: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Bind(flag, wanted, error);
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+fn main_bounds(metrics: &Metrics) -> Bounds {
+    Bounds {
+        connections: limits::CONNECTIONS_MAX,
+        streams: limits::CONNECTION_STREAMS_MAX,
+        http1: false,
+        silence: None,
+        open: metrics.connections("main"),
+    }
+}
+
+fn ops_bounds(metrics: &Metrics) -> Bounds {
+    Bounds {
+        connections: limits::OPS_CONNECTIONS_MAX,
+        streams: limits::OPS_STREAMS_MAX,
+        http1: true,
+        silence: Some(limits::OPS_SILENCE_MAX),
+        open: metrics.connections("ops"),
+    }
 }

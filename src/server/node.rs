@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::metrics::Metrics;
 use crate::base::tasks::{self, Tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::domain::ids::QueueName;
@@ -21,9 +22,9 @@ pub enum StartError {
     /// A handler cannot be used as it is configured.
     #[error("queue {0}: {1}")]
     Handler(QueueName, String),
-    /// The port cannot be bound.
-    #[error("listen on {0}: {1}; choose another --listen, or stop what uses it")]
-    Bind(SocketAddr, std::io::Error),
+    /// A port cannot be bound: its flag, its address and why.
+    #[error("listen on {1}: {2}; choose another {0}, or stop what uses it")]
+    Bind(&'static str, SocketAddr, std::io::Error),
     /// The data directory cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -115,6 +116,7 @@ impl Node {
         config: &Config,
         mut handlers: Handlers,
         purpose: Purpose,
+        metrics: Arc<Metrics>,
         runtimes: &Runtimes,
     ) -> Result<Self, StartError> {
         let data_dir = &config.store.data_dir;
@@ -122,6 +124,7 @@ impl Node {
         let (store, found) = Store::open(&StoreOptions {
             data_dir: data_dir.clone(),
             ballast,
+            metrics,
         })?;
         for orphan in &found.orphans {
             let key = idempotency_key(orphan.batch_uid, orphan.index);
@@ -167,6 +170,11 @@ impl Node {
             engine,
             found,
         })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The engine.

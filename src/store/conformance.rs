@@ -118,6 +118,7 @@ pub(super) fn open(dir: &TempDir) -> Store {
     Store::open(&StoreOptions {
         data_dir: dir.path().to_owned(),
         ballast: false,
+        metrics: Arc::default(),
     })
     .unwrap()
     .0

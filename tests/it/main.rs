@@ -24,6 +24,8 @@ mod harness;
 mod history;
 mod kills;
 mod logs;
+mod metrics;
+mod ops;
 mod orphans;
 mod reflection;
 mod retries;

@@ -14,7 +14,8 @@ fn serve(setup: &ServerSetup, listen: &str) -> Command {
     drop(setup.command());
     let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
     command
-        .args(["serve", "--listen", listen, "--config"])
+        .args(["serve", "--listen", listen])
+        .args(["--ops-listen", "127.0.0.1:0", "--config"])
         .arg(setup.path("sooner.toml"))
         .arg("--data-dir")
         .arg(setup.data_dir())
@@ -92,10 +93,10 @@ async fn has_all(setup: &ServerSetup, batches: usize) {
 async fn a_server_says_where_it_listens_and_where_its_data_is() {
     let setup = ServerSetup::echo();
     let server = setup.start();
-    let address = server.address().to_owned();
+    let (address, ops) = (server.address().to_owned(), server.ops_address().to_owned());
     assert_eq!(server.terminate(), Some(0));
     let line = format!(
-        "listening on {address}, data in {}",
+        "listening on {address} (ops {ops}), data in {}",
         setup.data_dir().display()
     );
     assert!(setup.log().lines().any(|it| it == line), "{}", setup.log());
@@ -112,6 +113,24 @@ fn a_port_in_use_is_refused_before_any_file_is_made() {
         "{line}"
     );
     assert!(!setup.data_dir().exists());
+}
+
+#[test]
+fn an_ops_port_in_use_is_refused_before_any_file_is_made() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let setup = ServerSetup::new(&format!("[server]\nops_listen = \"{address}\"\n"));
+    drop(setup.command());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .current_dir(setup.path(""));
+    let line = refusal(&mut command, 69);
+    assert!(
+        line.contains(&address) && line.contains("--ops-listen"),
+        "{line}"
+    );
+    assert!(!setup.path("sooner-data").exists());
 }
 
 #[tokio::test]
@@ -140,7 +159,8 @@ fn a_data_path_that_cannot_be_a_directory_is_refused() {
     let below = setup.data_dir().join("below");
     let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(["--ops-listen", "127.0.0.1:0", "--data-dir"])
         .arg(&below);
     let line = refusal(command.current_dir(setup.path("")), 73);
     assert!(line.contains(below.to_str().unwrap()), "{line}");
@@ -312,7 +332,8 @@ fn a_configuration_that_is_not_there_is_refused() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
     let missing = setup.path("missing.toml");
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(["--ops-listen", "127.0.0.1:0", "--config"])
         .arg(&missing);
     let line = refusal(command.current_dir(setup.path("")), 2);
     assert!(line.contains(missing.to_str().unwrap()), "{line}");
@@ -332,6 +353,14 @@ fn an_address_that_others_can_reach_needs_to_be_allowed() {
     let line = refusal(&mut serve(&setup, "somewhere"), 2);
     assert!(
         line.contains("somewhere") && line.contains("--listen"),
+        "{line}"
+    );
+    let ops = ServerSetup::new("[server]\nops_listen = \"0.0.0.0:0\"\n");
+    drop(ops.command());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
+    let line = refusal(command.arg("serve").current_dir(ops.path("")), 2);
+    assert!(
+        line.contains("server.ops_listen") && line.contains("--insecure"),
         "{line}"
     );
     // Allowed, it gets as far as the port.

@@ -4,6 +4,7 @@ mod answer_layer;
 mod batch_service;
 mod convert;
 mod deadline;
+mod meter_layer;
 mod reader;
 mod render;
 mod routes;
@@ -13,4 +14,5 @@ mod violations;
 
 pub use self::answer_layer::AnswerLayer;
 pub use self::batch_service::{BatchApi, InputLimits};
-pub use self::routes::{BATCH_SERVICE, Routes, routes};
+pub use self::meter_layer::MeterLayer;
+pub use self::routes::{BATCH_SERVICE, Routes, methods, routes, with_reflection};

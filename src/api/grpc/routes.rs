@@ -1,5 +1,9 @@
-//! The services of one port, put together.
+//! The services of each port, put together.
 
+use std::collections::HashSet;
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
 pub use tonic::service::Routes;
 use tonic_reflection::server::Builder;
@@ -17,13 +21,67 @@ pub const BATCH_SERVICE: &str = <BatchServiceServer<BatchApi> as NamedService>::
 /// If the descriptors that were built in cannot be read.
 pub fn routes(batches: BatchApi, message_bytes_max: usize) -> Routes {
     let batches = BatchServiceServer::new(batches).max_decoding_message_size(message_bytes_max);
+    with_reflection(Routes::new(batches))
+}
+
+/// The same routes with reflection, which describes all services of this program on each port.
+///
+/// # Panics
+/// If the descriptors that were built in cannot be read.
+pub fn with_reflection(routes: Routes) -> Routes {
     let descriptors = || {
-        Builder::configure()
-            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        DESCRIPTORS[..2]
+            .iter()
+            .fold(Builder::configure(), |builder, set| {
+                builder.register_encoded_file_descriptor_set(set)
+            })
     };
     let broken = "the built-in descriptors are sound";
-    Routes::new(batches)
+    routes
         .add_service(descriptors().build_v1().expect(broken))
         .add_service(descriptors().build_v1alpha().expect(broken))
+}
+
+/// The names of all methods that are served, as `package.Service/Method`.
+///
+/// # Panics
+/// If the descriptors that were built in cannot be read.
+pub fn methods() -> HashSet<String> {
+    let sets = DESCRIPTORS
+        .map(|set| FileDescriptorSet::decode(set).expect("the built-in descriptors are sound"));
+    let files = sets.iter().flat_map(|set| &set.file);
+    let names = files.flat_map(|file| {
+        file.service.iter().flat_map(|service| {
+            let path = format!("{}.{}", file.package(), service.name());
+            let methods = service.method.iter();
+            methods.map(move |method| format!("{path}/{}", method.name()))
+        })
+    });
+    names.collect()
+}
+
+/// What reflection tells of, and then reflection itself.
+const DESCRIPTORS: [&[u8]; 4] = [
+    wire::DESCRIPTORS,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_known_by_its_path() {
+        let methods = methods();
+        for name in [
+            "sooner.v1.BatchService/SubmitBatch",
+            "grpc.health.v1.Health/Check",
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(methods.contains(name), "{methods:?}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use super::schema::{self, Role};
+use crate::base::metrics::Metrics;
 use crate::base::tasks;
 
 /// How often the thread looks.
@@ -44,6 +45,7 @@ const ALARM_FRAMES: i64 = (512 << 20) / (16 << 10);
 pub(crate) struct Checkpoints {
     new_bytes: AtomicUsize,
     finish: AtomicBool,
+    metrics: Arc<Metrics>,
 }
 
 /// The thread.
@@ -54,6 +56,14 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpoints {
+    /// Nothing to copy yet; failures are counted in `metrics`.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            ..Self::default()
+        }
+    }
+
     /// The writer has committed `bytes` of payload.
     pub(crate) fn note_commit(&self, bytes: usize) {
         self.new_bytes
@@ -132,6 +142,7 @@ fn run(
             }
             Err(error) => {
                 tracing::error!(%error, "copying the log failed; the process ends");
+                checkpoints.metrics.store_fsync_errors.inc();
                 fatal.cancel();
                 return;
             }

@@ -1,6 +1,7 @@
 //! Flips bits in a store's file: damage is reported, never served.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::domain::attempt::Reason;
 use crate::domain::ids::{BatchId, QueueName, Sequence};
@@ -16,6 +17,7 @@ fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(&StoreOptions {
         data_dir: path.to_owned(),
         ballast: false,
+        metrics: Arc::default(),
     })
     .map(|(store, _)| store)
 }

@@ -125,7 +125,8 @@ impl DataDir {
         self.path.join("ballast")
     }
 
-    fn wal(&self) -> PathBuf {
+    /// The write-ahead log beside it.
+    pub(crate) fn wal(&self) -> PathBuf {
         self.path.join("sooner.db-wal")
     }
 

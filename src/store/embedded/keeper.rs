@@ -16,6 +16,7 @@ use super::writer::{Answer, Operation, Request};
 use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::domain::ids::BatchNo;
+use crate::domain::tally::Tally;
 use crate::store::StoreError;
 
 /// How often results are tried again while the disk is full.
@@ -166,6 +167,7 @@ impl Keeper {
         group: &[Operation],
         now: Timestamp,
     ) -> rusqlite::Result<(Outcomes, Effects)> {
+        let began = clock::instant();
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut staged = Group::new(&self.db, &self.shared.scheduler, now);
         let mut swept = Vec::new();
@@ -178,6 +180,9 @@ impl Keeper {
             });
         match outcome {
             Ok(outcomes) => {
+                let took = clock::instant().duration_since(began);
+                let metrics = &self.shared.metrics;
+                metrics.store_commit.observe(took.as_secs_f64());
                 for (no, more) in swept {
                     self.sweeps.pop_front();
                     if more {
@@ -198,6 +203,7 @@ impl Keeper {
     /// Lets the world see what is durable.
     fn publish(&mut self, effects: Effects, now: Timestamp) {
         let mut queues = Vec::new();
+        let mut accepted = 0;
         // First: once an item is due again, the next trace of it is that of its next attempt.
         if !effects.ended.is_empty() {
             self.shared
@@ -211,10 +217,12 @@ impl Keeper {
                 .unwrap_or_else(PoisonError::into_inner);
             for batch in effects.admitted {
                 queues.push(batch.head.queue.clone());
+                accepted += u64::from(batch.total);
                 scheduler.admit(batch);
             }
             for no in effects.extended {
                 if let Some(batch) = scheduler.batch_mut(no) {
+                    accepted += u64::from(batch.staged_total - batch.total);
                     batch.extend(now);
                     queues.push(batch.head.queue.clone());
                 }
@@ -246,6 +254,7 @@ impl Keeper {
             }
             scheduler.take_held_back()
         };
+        self.count(accepted, effects.tally);
         self.sweeps.extend(effects.cancelled);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
@@ -256,6 +265,14 @@ impl Keeper {
         }
         if held_back {
             self.shared.hints.work_came_everywhere();
+        }
+    }
+
+    fn count(&self, accepted: u64, ended: Tally) {
+        let metrics = &self.shared.metrics;
+        metrics.items_accepted.inc_by(accepted);
+        for (state, items) in ended.by_state() {
+            metrics.ended(state.name(), items);
         }
     }
 
@@ -279,7 +296,7 @@ impl Keeper {
         // A sync that failed once may succeed the next time although its pages are gone, so nothing
         // is ever tried again on this file by this process.
         tracing::error!(%error, "writing the store failed; the process ends");
-        self.shared.fatal.cancel();
+        self.shared.fail();
     }
 }
 

@@ -8,6 +8,7 @@
 //!              recovery rebuilds it; checkpoint empties the log beside it all
 //! ```
 
+mod census;
 mod checkpoint;
 mod codec;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use self::scheduler::Scheduler;
 use self::schema::Role;
 use self::writer::{Answer, Request, Writer};
 use crate::base::clock;
+use crate::base::metrics::Metrics;
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
@@ -59,6 +61,8 @@ pub struct StoreOptions {
     pub data_dir: PathBuf,
     /// Whether room is set aside in it, so that results still land when the disk is full.
     pub ballast: bool,
+    /// Where it counts, and whoever stands on it too.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The store. Clones are handles to the same one.
@@ -86,9 +90,16 @@ struct Shared {
     closing: AtomicBool,
     /// Whether room is set aside for a full disk.
     ballast: bool,
+    metrics: Arc<Metrics>,
 }
 
 impl Shared {
+    /// Something could not be written: the process must end.
+    fn fail(&self) {
+        self.metrics.store_fsync_errors.inc();
+        self.fatal.cancel();
+    }
+
     /// Writes to the in-flight file. A full disk only costs crash marks; any other failure is fatal.
     fn trace(&self, write: impl FnOnce(&mut InFlight) -> std::io::Result<()>) {
         let mut in_flight = self
@@ -101,7 +112,7 @@ impl Shared {
             }
             Err(error) => {
                 tracing::error!(%error, "writing the in-flight file failed; the process ends");
-                self.fatal.cancel();
+                self.fail();
             }
             Ok(()) => {}
         }
@@ -146,7 +157,7 @@ impl Store {
         dir.sync_names().map_err(io)?;
 
         let fatal = CancellationToken::new();
-        let checkpoints = Arc::new(Checkpoints::default());
+        let checkpoints = Arc::new(Checkpoints::new(Arc::clone(&options.metrics)));
         let checkpointer =
             Checkpointer::start(&path, Arc::clone(&checkpoints), fatal.clone()).map_err(sqlite)?;
         let readers = Readers::start(&path).map_err(sqlite)?;
@@ -159,6 +170,7 @@ impl Store {
             fatal,
             closing: AtomicBool::new(false),
             ballast: options.ballast,
+            metrics: Arc::clone(&options.metrics),
         });
         let mut keeper = Keeper::new(db, Arc::clone(&shared), restored.sweeps);
         if !restored.cancels.is_empty() && keeper.finish_cancels(restored.cancels).is_err() {
@@ -176,6 +188,11 @@ impl Store {
             })),
             restored.found,
         ))
+    }
+
+    /// Where it counts.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.shared.metrics
     }
 
     /// Fires when the store cannot go on: the process must end with code 74.

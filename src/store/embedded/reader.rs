@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::oneshot;
@@ -23,6 +23,7 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 /// The reading threads.
 pub(crate) struct Readers {
     jobs: Mutex<Option<Sender<Read>>>,
+    readings: Arc<[Arc<Reading>]>,
     stop_watchdog: Sender<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -52,12 +53,15 @@ impl Readers {
                 read(&db, &reading, &queue);
             }));
         }
+        let readings: Arc<[_]> = readings.into();
+        let watched = Arc::clone(&readings);
         let (stop_watchdog, stopped) = mpsc::channel();
         threads.push(tasks::thread("sooner-read-watchdog", move || {
-            watch(&readings, &stopped);
+            watch(&watched, &stopped);
         }));
         Ok(Self {
             jobs: Mutex::new(Some(jobs)),
+            readings,
             stop_watchdog,
             threads: Mutex::new(threads),
         })
@@ -98,6 +102,16 @@ impl Readers {
             } else {
                 StoreError::Read(error.to_string())
             }
+        })
+    }
+
+    /// How long the longest read under way has lasted, since it began or was last interrupted.
+    pub(crate) fn oldest(&self) -> Duration {
+        let since =
+            |reading: &Arc<Reading>| *reading.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = self.readings.iter().filter_map(since).min();
+        oldest.map_or(Duration::ZERO, |since| {
+            clock::instant().saturating_duration_since(since)
         })
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod gates;
 pub(crate) mod history;
 pub(crate) mod load;
+pub(crate) mod ops;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod server;

@@ -25,6 +25,7 @@ pub(crate) struct ServerSetup {
 pub(crate) struct Server {
     child: Child,
     address: String,
+    ops_address: String,
 }
 
 impl ServerSetup {
@@ -64,7 +65,8 @@ impl ServerSetup {
         std::fs::write(self.path("sooner.toml"), &self.config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["--ops-listen", "127.0.0.1:0", "--config"])
             .arg(self.path("sooner.toml"))
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -105,8 +107,12 @@ impl ServerSetup {
             .unwrap();
         let began = Instant::now();
         loop {
-            if let Some(address) = read_ready(&ready, child.id()) {
-                return Ok(Server { child, address });
+            if let Some([address, ops_address]) = read_ready(&ready, child.id()) {
+                return Ok(Server {
+                    child,
+                    address,
+                    ops_address,
+                });
             }
             if let Some(status) = child.try_wait().unwrap() {
                 return Err(status);
@@ -131,6 +137,11 @@ impl Server {
     /// Where it listens, such as `127.0.0.1:4711`.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where its ops port listens.
+    pub(crate) fn ops_address(&self) -> &str {
+        &self.ops_address
     }
 
     /// Its process id.
@@ -180,8 +191,9 @@ impl Drop for Server {
     }
 }
 
-fn read_ready(path: &Path, pid: u32) -> Option<String> {
+fn read_ready(path: &Path, pid: u32) -> Option<[String; 2]> {
     let text = std::fs::read_to_string(path).ok()?;
     let ready: serde_json::Value = serde_json::from_str(&text).ok()?;
-    (ready["pid"] == pid).then(|| ready["listen"].as_str().unwrap().to_owned())
+    let address = |name: &str| ready[name].as_str().unwrap().to_owned();
+    (ready["pid"] == pid).then(|| ["listen", "ops_listen"].map(address))
 }

@@ -23,6 +23,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::batch::{BatchEvent, BatchState};
 use crate::domain::ids::{BatchNo, ItemKey, Sequence};
 use crate::domain::item::Record;
+use crate::domain::tally::Tally;
 use crate::store::StoreError;
 
 /// A group being staged.
@@ -46,6 +47,8 @@ pub(crate) struct Effects {
     pub(crate) sealed: Vec<BatchNo>,
     /// Items that get another turn.
     pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
+    /// Items that got their result, by state.
+    pub(crate) tally: Tally,
     /// Items whose lease or life is over.
     pub(crate) ended: Vec<ItemKey>,
     /// Whom to ask to stop.
@@ -220,7 +223,9 @@ impl<'a> Group<'a> {
         {
             let mut scheduler = lock(self.scheduler);
             self.touch(&mut scheduler, no);
-            record.sequence = scheduler.end(item, record.ending.state(), &mut self.undo);
+            let state = record.ending.state();
+            record.sequence = scheduler.end(item, state, &mut self.undo);
+            *self.effects.tally.of(state) += 1;
         }
         rows::insert_result(self.db, no, &record, nonce)?;
         self.effects.ended.push(item);

@@ -234,13 +234,29 @@ impl LiveBatch {
             .map_or(self.head.created, |&(_, at)| at)
     }
 
+    /// Since when the longest of the items has waited that was never granted, if one may be.
+    pub(crate) fn oldest_arrival(&self) -> Option<Timestamp> {
+        let next = self.next_that_never_ran();
+        if next >= self.total || !self.is_active() {
+            return None;
+        }
+        let behind = self.arrivals.partition_point(|&(first, _)| first <= next);
+        let arrival = behind.checked_sub(1).map(|at| self.arrivals[at].1);
+        Some(arrival.unwrap_or(self.head.created))
+    }
+
     fn skip_what_ran(&mut self) {
+        self.next = self.next_that_never_ran();
+    }
+
+    fn next_that_never_ran(&self) -> u32 {
+        let mut next = self.next;
         loop {
-            self.next = self.terminal.first_absent(self.next);
-            if !self.pasts.contains_key(&self.next) {
-                return;
+            next = self.terminal.first_absent(next);
+            if !self.pasts.contains_key(&next) {
+                return next;
             }
-            self.next += 1;
+            next += 1;
         }
     }
 }

@@ -133,6 +133,11 @@ impl Scheduler {
         self.batches.remove(&no);
     }
 
+    /// The batches that are not over. Whoever walks through them all holds everybody up meanwhile.
+    pub(crate) fn batches(&self) -> impl ExactSizeIterator<Item = &LiveBatch> {
+        self.batches.values()
+    }
+
     /// Puts a batch into its queue's ring, unless it is there.
     pub(crate) fn wake(&mut self, no: BatchNo) {
         if let Some(batch) = self.batches.get_mut(&no)

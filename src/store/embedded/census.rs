@@ -1,0 +1,56 @@
+//! What the store holds and takes up, counted when somebody asks.
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use super::Store;
+use crate::base::clock;
+use crate::base::metrics::{Backlog, Footprint};
+use crate::store::StoreError;
+
+impl Store {
+    /// How much is accepted and not over. It walks through the open batches, not through items.
+    pub fn backlog(&self) -> Backlog {
+        let now = clock::now();
+        let scheduler = self
+            .0
+            .shared
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut backlog = Backlog {
+            batches: scheduler.batches().len(),
+            ..Backlog::default()
+        };
+        for batch in scheduler.batches() {
+            let running = batch.leases.len() as u64;
+            let open = u64::from(batch.staged_total.saturating_sub(batch.tally.terminal()));
+            backlog.running += running;
+            backlog.pending += open.saturating_sub(running);
+            let waited = batch.oldest_arrival().map(|since| now.since(since));
+            backlog.oldest = backlog.oldest.max(waited.unwrap_or_default());
+        }
+        backlog
+    }
+
+    /// What it takes up on its disk. Asks the file system, on a reading thread: it may be slow.
+    pub async fn footprint(&self) -> Result<Footprint, StoreError> {
+        // Before it is a read itself.
+        let oldest_read = self.0.readers.oldest();
+        let database = self.0.shared.dir.database();
+        let log = self.0.shared.dir.wal();
+        let sizes = self.0.readers.run(move |_, _| {
+            // While the store opens and closes there is no log, and then its size is 0.
+            let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
+            let room = rustix::fs::statvfs(&database).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+            Ok((bytes(&database), bytes(&log), room))
+        });
+        let (database_bytes, log_bytes, free_bytes) = sizes.await?;
+        Ok(Footprint {
+            database_bytes,
+            log_bytes,
+            free_bytes,
+            oldest_read,
+        })
+    }
+}

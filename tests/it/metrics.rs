@@ -1,0 +1,212 @@
+//! What `/metrics` tells is what happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sooner::wire::SubmitBatchRequest;
+
+use crate::harness::client::{next, reason};
+use crate::harness::{Gates, ServerSetup, all, item};
+
+fn count(histogram: &str, labels: &str) -> String {
+    format!("sooner_{histogram}_seconds_count{labels}")
+}
+
+#[tokio::test]
+async fn what_happens_to_items_is_counted() {
+    let setup = ServerSetup::new(
+        "[queues.default]\nhandler = { echo = {} }\n\
+         [queues.bad]\nhandler = { exec = [\"false\"] }\n\
+         retry = { max_attempts = 2, initial_backoff = \"1ms\" }\n",
+    );
+    let server = setup.start();
+    let mut client = server.client().await;
+    let submit = |queue: &str, items| SubmitBatchRequest {
+        queue: queue.into(),
+        items: vec![item("x"); items],
+        ..SubmitBatchRequest::default()
+    };
+    for request in [submit("default", 3), submit("bad", 1)] {
+        let expected = request.items.len();
+        let (_, mut results) = client.submit_request(request).await.unwrap();
+        assert_eq!(all(&mut results).await.len(), expected);
+    }
+    let refused = client.submit_request(submit("nowhere", 1)).await;
+    assert_eq!(reason(&refused.unwrap_err()), "NO_HANDLER");
+
+    // What is durable is counted before anybody sees it; the rest when its call has ended.
+    let method = |method: &str, code: &str| {
+        let labels = format!(
+            "{{rpc_method=\"sooner.v1.BatchService/{method}\",rpc_response_status_code=\"{code}\"}}"
+        );
+        count("rpc_server_call_duration", &labels)
+    };
+    server
+        .metric_becomes(&method("SubmitBatch", "OK"), |it| it == 2.0)
+        .await;
+    server
+        .metric_becomes(&count("end_to_end", ""), |it| it == 4.0)
+        .await;
+    server
+        .metric_becomes("sooner_watchers", |it| it == 0.0)
+        .await;
+    let metrics = server.metrics().await;
+    for (series, value) in [
+        ("sooner_items_accepted_total", 4.0),
+        ("sooner_items_terminal_total{outcome=\"succeeded\"}", 3.0),
+        ("sooner_items_terminal_total{outcome=\"failed\"}", 1.0),
+        (
+            "sooner_attempts_total{queue=\"default\",outcome=\"succeeded\"}",
+            3.0,
+        ),
+        (
+            "sooner_attempts_total{queue=\"default\",outcome=\"failed\"}",
+            0.0,
+        ),
+        (
+            "sooner_attempts_total{queue=\"bad\",outcome=\"failed\"}",
+            2.0,
+        ),
+        (&count("queue_wait", "{queue=\"bad\"}"), 2.0),
+        (&count("attempt_duration", "{queue=\"default\"}"), 3.0),
+        (&count("result_latency", ""), 4.0),
+        ("sooner_items_in_state{state=\"pending\"}", 0.0),
+        ("sooner_items_in_state{state=\"running\"}", 0.0),
+        ("sooner_batches_open", 0.0),
+        ("sooner_oldest_pending_age_seconds", 0.0),
+        ("sooner_rejected_total{reason=\"NO_HANDLER\"}", 1.0),
+        (&method("SubmitBatch", "FAILED_PRECONDITION"), 1.0),
+        ("sooner_store_fsync_errors_total", 0.0),
+        ("sooner_connections{port=\"main\"}", 1.0),
+    ] {
+        assert_eq!(metrics.get(series), Some(&value), "{series}");
+    }
+    for series in [
+        &count("store_commit", ""),
+        "sooner_store_bytes",
+        "sooner_store_wal_bytes",
+        "sooner_store_free_bytes",
+        "sooner_connections{port=\"ops\"}",
+    ] {
+        assert!(metrics[series] > 0.0, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_and_runs_shows() {
+    let setup = ServerSetup::gated(1, "");
+    let gates = Gates::new(&setup, ["a", "b", "c"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    let items = ["a", "b", "c"].map(|name| gates.item(name)).to_vec();
+    let mut results = client.submit("batch", items).await.unwrap();
+    let gate = gates.arrival("a").await;
+    let metrics = server.metrics().await;
+    for (series, value) in [
+        ("sooner_items_in_state{state=\"pending\"}", 2.0),
+        ("sooner_items_in_state{state=\"running\"}", 1.0),
+        ("sooner_batches_open", 1.0),
+        ("sooner_watchers", 1.0),
+        ("sooner_items_accepted_total", 3.0),
+    ] {
+        assert_eq!(metrics.get(series), Some(&value), "{series}");
+    }
+    server
+        .metric_becomes("sooner_oldest_pending_age_seconds", |age| age > 0.0)
+        .await;
+    // A cancel ends what never ran, too.
+    client.cancel("batch", &["c"]).await.unwrap();
+    gate.open();
+    gates.open("b").await;
+    assert_eq!(all(&mut results).await.len(), 3);
+    let metrics = server.metrics().await;
+    for (series, value) in [
+        ("sooner_items_terminal_total{outcome=\"succeeded\"}", 2.0),
+        ("sooner_items_terminal_total{outcome=\"cancelled\"}", 1.0),
+        ("sooner_items_in_state{state=\"pending\"}", 0.0),
+        ("sooner_oldest_pending_age_seconds", 0.0),
+    ] {
+        assert_eq!(metrics.get(series), Some(&value), "{series}");
+    }
+}
+
+/// Otherwise whoever reads an old batch would make the server look slow, or quick.
+#[tokio::test]
+async fn only_readers_that_follow_measure_promptness() {
+    let setup = ServerSetup::gated(1, "");
+    let gates = Gates::new(&setup, ["a"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    let measured = count("result_latency", "");
+    let items = vec![gates.free_item("free"), gates.item("a")];
+    client.create("batch", items).await.unwrap();
+    let gate = gates.arrival("a").await;
+    // It has the first item's record to catch up on, then it follows.
+    let mut watch = client.watch("batch", 0).await.unwrap();
+    for _ in 0..2 {
+        next(&mut watch).await;
+    }
+    assert_eq!(server.metric(&measured).await, 0.0);
+    server
+        .metric_becomes("sooner_watchers", |it| it == 1.0)
+        .await;
+    // The reader looks once more before it waits; only then it is known to have caught up.
+    gate.open();
+    next(&mut watch).await;
+    assert_eq!(server.metric(&measured).await, 1.0);
+    assert_eq!(client.results("batch", 0).await.len(), 2);
+    assert_eq!(server.metric(&measured).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_is_told_is_sound_and_what_the_documents_say() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let mut client = server.client().await;
+    let mut results = client.submit("batch", vec![item("x")]).await.unwrap();
+    all(&mut results).await;
+    // Families with labels of which none was seen yet are not told.
+    client.batch("none").await.unwrap_err();
+    let answer = server.ops("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.content_type.starts_with("text/plain; version=0.0.4"));
+    assert!(answer.body.ends_with("# EOF\n"));
+    let mut told = BTreeMap::new();
+    for line in answer.body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let again = told.insert(format!("{name}{suffix}"), kind.to_owned());
+            assert_eq!(again, None, "{name} is told twice");
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let base = ["_bucket", "_sum", "_count"];
+            let base = base.iter().find_map(|suffix| name.strip_suffix(suffix));
+            let known = |name: &str| told.contains_key(name);
+            assert!(known(name) || base.is_some_and(known), "{line}");
+        }
+    }
+    let page = include_str!("../../docs/operations.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `sooner_"));
+    let documented: BTreeMap<_, _> = rows
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let name = cells.next().unwrap().trim_matches('`');
+            (name.to_owned(), cells.next().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(
+        documented, told,
+        "left: docs/operations.md, right: /metrics"
+    );
+    // Expressions of alerts name what exists.
+    let names: BTreeSet<_> = page
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter(|word| word.starts_with("sooner_"))
+        .collect();
+    for name in names {
+        let base = ["_bucket", "_sum", "_count"];
+        let base = base.iter().find_map(|suffix| name.strip_suffix(suffix));
+        let known = |name: &str| told.contains_key(name);
+        assert!(known(name) || base.is_some_and(known), "{name} is not told");
+    }
+}
