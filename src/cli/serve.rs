@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Write {"listen":"…","ops_listen":"…","pid":N} there once the ports accept
+    /// Write a JSON object with `listen`, `ops_listen` and `pid` there once the ports accept
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
 

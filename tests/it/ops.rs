@@ -205,8 +205,8 @@ async fn a_drain_goes_in_order() {
         assert_eq!(status, expected, "{service:?}");
     }
     let metrics = server.metrics().await;
-    assert_eq!(metrics["sooner_items_in_state{state=\"running\"}"], 1.0);
-    assert_eq!(metrics["sooner_items_in_state{state=\"pending\"}"], 1.0);
+    assert_eq!(metrics["sooner_items_in_state{state=\"running\"}"], "1");
+    assert_eq!(metrics["sooner_items_in_state{state=\"pending\"}"], "1");
 
     // 3. What runs finishes, its result is sent, and then everything ends.
     gate.open();

@@ -44,31 +44,26 @@ impl Server {
         within(ask(self.ops_address(), "GET", path)).await.unwrap()
     }
 
-    /// All series of `/metrics` with their values.
-    pub(crate) async fn metrics(&self) -> BTreeMap<String, f64> {
+    /// All series of `/metrics` with their values, as they are written.
+    pub(crate) async fn metrics(&self) -> BTreeMap<String, String> {
         let text = self.ops("/metrics").await.body;
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let sample = |line: &str| {
             let (series, value) = line.rsplit_once(' ').unwrap();
-            (series.to_owned(), value.parse().unwrap())
+            (series.to_owned(), value.to_owned())
         };
         samples.map(sample).collect()
     }
 
-    /// The value of one series of `/metrics`; 0 if it is not there.
-    pub(crate) async fn metric(&self, series: &str) -> f64 {
-        self.metrics().await.get(series).copied().unwrap_or(0.0)
-    }
-
     /// Waits until a series is what it must become.
-    pub(crate) async fn metric_becomes(&self, series: &str, is: impl Fn(f64) -> bool) {
+    pub(crate) async fn metric_becomes(&self, series: &str, is: impl Fn(&str) -> bool) {
         let began = Instant::now();
         loop {
-            let value = self.metric(series).await;
-            if is(value) {
+            let value = self.metrics().await.remove(series).unwrap_or_default();
+            if is(&value) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{series} stays {value}");
+            assert!(began.elapsed() < PATIENCE, "{series} stays {value:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
