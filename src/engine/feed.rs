@@ -5,14 +5,15 @@
 //! the wait has already changed the hint. A reader holds a cursor and one page, nothing else, so a
 //! slow one costs nobody anything.
 //!
-//! Promptness is measured here: for a reader that had everything there was, from the return of the
-//! handler, or from when the reader asked for more, until the record is handed over.
+//! Promptness is measured here: how long a record, from the return of its handler until it is handed
+//! over, has waited for us.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::Engine;
+use super::pace::{Pace, Read};
 use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::{BatchNo, Sequence};
@@ -36,8 +37,7 @@ pub struct Feed {
     batch: BatchNo,
     cursor: Order,
     hint: watch::Receiver<()>,
-    /// Whether it had everything there was when it last looked: what comes then is news.
-    caught_up: bool,
+    pace: Pace,
     /// When it was asked for more and had nothing yet.
     asked: Option<Instant>,
 }
@@ -76,7 +76,11 @@ impl Engine {
             batch: batch.head.no,
             cursor,
             hint,
-            caught_up: cursor == Order::Completion(batch.last_sequence()),
+            pace: if cursor == Order::Completion(batch.last_sequence()) {
+                Pace::CaughtUp
+            } else {
+                Pace::CatchingUp
+            },
             asked: None,
         })
     }
@@ -85,7 +89,8 @@ impl Engine {
 impl Feed {
     /// Reads on, without waiting for anything to happen. Cancel safe.
     pub async fn next(&mut self) -> Result<Turn> {
-        let asked = *self.asked.get_or_insert_with(clock::instant);
+        let began = clock::instant();
+        let asked = *self.asked.get_or_insert(began);
         // Before the read: whatever comes after it changes the hint again.
         self.hint.borrow_and_update();
         let Page { records, batch } = match self.cursor {
@@ -95,10 +100,11 @@ impl Feed {
         if let Some(last) = records.last() {
             self.cursor = match self.cursor {
                 Order::Completion(_) => {
-                    if self.caught_up {
-                        self.measure(&records, asked);
-                    }
-                    self.caught_up = last.sequence == batch.last_sequence();
+                    let done = clock::instant();
+                    let read = Read { asked, began, done };
+                    let longest = self.measure(&records, read);
+                    let has_everything = last.sequence == batch.last_sequence();
+                    self.pace = self.pace.after(longest, has_everything);
                     Order::Completion(last.sequence)
                 }
                 Order::Index(index) => Order::Index(index + 1),
@@ -106,7 +112,9 @@ impl Feed {
             self.asked = None;
             return Ok(Turn::Results(records, batch));
         }
-        self.caught_up = matches!(self.cursor, Order::Completion(_));
+        if matches!(self.cursor, Order::Completion(_)) {
+            self.pace = Pace::CaughtUp;
+        }
         let given = match self.cursor {
             Order::Completion(after) => after.0,
             Order::Index(index) => index,
@@ -125,15 +133,18 @@ impl Feed {
         drop(tokio::time::timeout(limits::JOURNAL_HINT_LOST_MAX, self.hint.changed()).await);
     }
 
-    /// How promptly news are handed over.
-    fn measure(&self, news: &[Record], asked: Instant) {
-        let (metrics, now) = (self.store.metrics(), clock::instant());
-        for record in news {
+    /// Notes how long the records of a page have waited for us; answers the longest of it.
+    fn measure(&self, records: &[Record], read: Read) -> Duration {
+        let Some(since) = self.pace.waiting_since(read) else {
+            return Duration::ZERO;
+        };
+        let metrics = self.store.metrics();
+        let waited = records.iter().filter_map(|record| {
             let item = (self.batch.0, record.index);
-            if let Some(seconds) = metrics.returned.seconds_since(item, asked, now) {
-                metrics.result_latency.observe(seconds);
-            }
-        }
+            metrics.returned.waited(item, since, read.done)
+        });
+        let observe = |waited: &Duration| metrics.result_latency.observe(waited.as_secs_f64());
+        waited.inspect(observe).max().unwrap_or_default()
     }
 
     /// The reader's cursor.

@@ -12,6 +12,7 @@ mod errors;
 mod feed;
 mod handler;
 mod lookup;
+mod pace;
 mod pool;
 mod presence;
 mod settler;

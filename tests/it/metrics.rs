@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sooner::wire::SubmitBatchRequest;
 
 use crate::harness::client::{next, reason};
-use crate::harness::{Gates, ServerSetup, all, item};
+use crate::harness::ops::ask_for;
+use crate::harness::{Gates, ServerSetup, UploadCall, all, item, upload_start, within};
 
 fn count(histogram: &str, labels: &str) -> String {
     format!("sooner_{histogram}_seconds_count{labels}")
@@ -142,6 +143,32 @@ async fn what_waits_and_runs_shows() {
     );
 }
 
+#[tokio::test]
+async fn uploaded_items_are_counted_as_they_become_durable() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let client = server.client().await;
+    let mut upload = UploadCall::open(&client, upload_start("upload"))
+        .await
+        .unwrap();
+    for (first, items) in [(0, 2), (2, 3)] {
+        upload.items(first, vec![item("x"); items]).await;
+        upload.durable(first + items as u64).await;
+    }
+    let told = server.metrics().await;
+    assert_told(&told, &[("sooner_items_accepted_total", "5")]);
+    // Sent again, they are nothing new.
+    upload.items(3, vec![item("x"); 3]).await;
+    upload.durable(6).await;
+    let told = server.metrics().await;
+    assert_told(&told, &[("sooner_items_accepted_total", "6")]);
+    upload.finish(6).await;
+    assert_eq!(upload.ended().await.1.len(), 6);
+    let told = server.metrics().await;
+    let succeeded = "sooner_items_terminal_total{outcome=\"succeeded\"}";
+    assert_told(&told, &[(succeeded, "6"), ("sooner_batches_open", "0")]);
+}
+
 /// Otherwise whoever reads an old batch would make the server look slow, or quick.
 #[tokio::test]
 async fn only_readers_that_follow_measure_promptness() {
@@ -182,6 +209,10 @@ async fn what_is_told_is_sound_and_what_the_documents_say() {
     let answer = server.ops("/metrics").await;
     assert_eq!(answer.status, 200);
     assert!(answer.content_type.starts_with("text/plain; version=0.0.4"));
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    let modern = ask_for(server.ops_address(), ("GET", "/metrics"), accept);
+    let content_type = within(modern).await.unwrap().content_type;
+    assert!(content_type.starts_with("application/openmetrics-text; version=1.0.0"));
     assert!(answer.body.ends_with("# EOF\n"));
     let mut told = BTreeMap::new();
     for line in answer.body.lines() {

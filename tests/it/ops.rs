@@ -1,5 +1,6 @@
 //! What a server tells of itself: probes, health and reflection on a port of its own, up to the end.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -221,6 +222,39 @@ async fn a_drain_goes_in_order() {
     assert_eq!(server.client().await.results("late", 0).await.len(), 1);
 }
 
+/// A second server waits a moment for the data directory before it gives up: its store is being opened.
+#[tokio::test]
+async fn a_server_that_is_starting_lives_and_is_not_ready() {
+    let setup = ServerSetup::echo();
+    let _first = setup.start();
+    let began = Instant::now();
+    let readyz = loop {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut second = setup.command_with_ops(&address);
+        let mut second = second.stderr(Stdio::null()).spawn().unwrap();
+        let mut seen = None;
+        while second.try_wait().unwrap().is_none() && seen.is_none() {
+            seen = ask(&address, "GET", "/readyz?verbose").await.ok();
+        }
+        let code = second.wait().unwrap().code();
+        assert_eq!(code, Some(69), "the directory is in use");
+        // Whoever is slow to look finds nobody, and looks again.
+        if let Some(seen) = seen {
+            break seen;
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody answers");
+    };
+    assert_eq!(readyz.status, 503);
+    assert!(
+        readyz
+            .body
+            .contains("[-] start: the store is being opened\n"),
+        "{readyz:?}"
+    );
+}
+
 #[tokio::test]
 async fn watchers_of_the_ops_port_do_not_hold_the_server() {
     let setup = ServerSetup::echo();
@@ -240,13 +274,16 @@ async fn a_flood_on_the_ops_port_hurts_nobody_and_passes() {
     for _ in 0..200 {
         flood.push(TcpStream::connect(server.ops_address()).await.unwrap());
     }
-    // Those that are too many are closed at once …
+    // Those that are too many are closed at once, while the first ones are still waited for …
     let began = Instant::now();
-    let mut closed = Vec::new();
     for mut stream in flood.drain(100..) {
-        closed.push(within(stream.read(&mut [0])).await.unwrap_or(0));
+        assert_eq!(within(stream.read(&mut [0])).await.unwrap_or(0), 0);
     }
-    assert!(closed.iter().all(|read| *read == 0));
+    let waits = |stream: &TcpStream| {
+        let read = stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert!(waits(&flood[0]));
     // … batches are served all the while …
     let mut client = server.client().await;
     let mut results = client

@@ -223,9 +223,9 @@ impl Flow {
         let (result_latency, end_to_end) = (fast(), slow());
         all.seconds(
             "result_latency",
-            "From the return of an item's handler (or from when its reader asked for more, if that \
-             was later) until its durable result is handed to a reader that follows the batch and \
-             had everything before it; what a reader catches up on is not counted",
+            "From the return of an item's handler until its durable result is handed to a reader that \
+             follows the batch, without the time for which the reader's connection had no room; what \
+             a reader catches up on is not counted",
             &result_latency,
         );
         all.seconds(

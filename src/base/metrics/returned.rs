@@ -57,14 +57,14 @@ impl Returned {
         place.item.store(item, Ordering::SeqCst);
     }
 
-    /// How many seconds have passed until `now` since the handler of an item returned, or since
-    /// `asked` if that was later; `None` if it is not known any more.
-    pub(crate) fn seconds_since(
+    /// How long ago the handler of an item returned, or `since` if that was later; `None` if it is
+    /// not known any more.
+    pub(crate) fn waited(
         &self,
         (batch, index): (u32, u32),
-        asked: Instant,
+        since: Instant,
         now: Instant,
-    ) -> Option<f64> {
+    ) -> Option<Duration> {
         let (place, item) = self.place(batch, index);
         if place.item.load(Ordering::SeqCst) != item {
             return None;
@@ -75,7 +75,7 @@ impl Returned {
             return None;
         }
         let at = self.origin + Duration::from_nanos(nanos);
-        Some(now.saturating_duration_since(at.max(asked)).as_secs_f64())
+        Some(now.saturating_duration_since(at.max(since)))
     }
 
     /// Neighbours of a batch have places side by side, so that only another batch can take them.
@@ -97,13 +97,14 @@ mod tests {
         let later = |seconds| at + Duration::from_secs(seconds);
         returned.note(7, 0, at);
         returned.note(7, 1, later(1));
-        let since = |item, asked| returned.seconds_since(item, asked, later(3));
-        assert_eq!(since((7, 0), at), Some(3.0));
-        assert_eq!(since((7, 1), at), Some(2.0));
-        assert_eq!(since((7, 1), later(2)), Some(1.0), "the reader came later");
-        assert_eq!(since((7, 2), at), None);
-        assert_eq!(since((8, 0), at), None);
+        let waited = |item, since| returned.waited(item, since, later(3));
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(waited((7, 0), at), seconds(3));
+        assert_eq!(waited((7, 1), at), seconds(2));
+        assert_eq!(waited((7, 1), later(2)), seconds(1), "it waited only since");
+        assert_eq!(waited((7, 2), at), None);
+        assert_eq!(waited((8, 0), at), None);
         returned.note(7, u32::try_from(PLACES).unwrap(), later(2));
-        assert_eq!(since((7, 0), at), None, "its place is taken");
+        assert_eq!(waited((7, 0), at), None, "its place is taken");
     }
 }

@@ -19,8 +19,19 @@ pub(crate) struct Answer {
 
 /// Asks over HTTP/1, on a connection of its own.
 pub(crate) async fn ask(address: &str, method: &str, path: &str) -> io::Result<Answer> {
+    ask_for(address, (method, path), "*/*").await
+}
+
+/// The same, accepting only this content type.
+pub(crate) async fn ask_for(
+    address: &str,
+    (method, path): (&str, &str),
+    accept: &str,
+) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: ops\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -62,11 +62,16 @@ impl ServerSetup {
 
     /// The command that starts it, to be changed further.
     pub(crate) fn command(&self) -> Command {
+        self.command_with_ops("127.0.0.1:0")
+    }
+
+    /// The same with this address for the ops port.
+    pub(crate) fn command_with_ops(&self, ops_address: &str) -> Command {
         std::fs::write(self.path("sooner.toml"), &self.config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(["--ops-listen", "127.0.0.1:0", "--config"])
+            .args(["--ops-listen", ops_address, "--config"])
             .arg(self.path("sooner.toml"))
             .arg("--data-dir")
             .arg(self.data_dir())
