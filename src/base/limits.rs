@@ -209,3 +209,14 @@ pub const OPS_STREAMS_MAX: u32 = 16;
 
 /// How long a connection to the ops port may take to say what it wants, or stay silent between two questions.
 pub const OPS_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a thread of a blocking handler stays without work: starting one costs tens of
+/// microseconds, keeping one that nobody needs costs memory.
+pub const THREAD_IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a blocking handler may take to notice that it should stop, unless it says otherwise. It
+/// is what a cancel or a limit waits for an attempt that does not notice.
+pub const BLOCKING_STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How long an item waits that found no thread to run on: others must end first.
+pub const NO_THREAD_WAIT: Duration = Duration::from_secs(1);

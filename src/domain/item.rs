@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::ItemError;
-use crate::domain::ids::Sequence;
+use crate::domain::ids::{Sequence, item_id_text};
 use crate::domain::payload::Payload;
 use crate::domain::retry::RetrySettings;
 
@@ -32,6 +32,39 @@ pub struct ItemSpec {
     pub retry: RetrySettings,
     /// Small extras for the handler.
     pub attributes: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl ItemSpec {
+    /// An item with this input; the rest is as its batch and its queue say.
+    pub fn new(input: impl Into<Payload>) -> Self {
+        let input = input.into();
+        Self {
+            input,
+            ..Self::default()
+        }
+    }
+
+    /// Names it: printable text of at most 256 bytes, its own in the batch. All items of a batch
+    /// have a name, or none has.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<Box<str>>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Gives it an attribute: a name of at most 64 of A-Z, a-z, 0-9, dot, dash and underscore, a
+    /// value of at most 1,024 bytes. An item may have 16.
+    #[must_use]
+    pub fn with_attribute(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl<P: Into<Payload>> From<P> for ItemSpec {
+    fn from(input: P) -> Self {
+        Self::new(input)
+    }
 }
 
 /// How an item ended. The numbers are on disk and never change their meaning.
@@ -95,6 +128,14 @@ impl Ending {
         }
     }
 
+    /// What came of it, if it succeeded.
+    pub fn output(&self) -> Option<&Payload> {
+        match self {
+            Self::Succeeded(output) => Some(output),
+            Self::Failed(_) | Self::Cancelled(_) | Self::Expired(_) => None,
+        }
+    }
+
     /// Why the item did not succeed.
     pub fn error(&self) -> Option<&ItemError> {
         match self {
@@ -125,4 +166,11 @@ pub struct Record {
     pub ran: Duration,
     /// When it was recorded.
     pub finished: Timestamp,
+}
+
+impl Record {
+    /// The item's id as text: its caller's, or its decimal position.
+    pub fn item_id(&self) -> String {
+        item_id_text(self.id.as_deref(), self.index)
+    }
 }

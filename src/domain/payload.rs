@@ -42,6 +42,18 @@ impl Payload {
         }
     }
 
+    /// JSON text. As an input it must be valid; numbers and the order of keys stay as they are.
+    pub fn json(text: impl Into<Box<str>>) -> Self {
+        Self::text(text).with_content_type(JSON)
+    }
+
+    /// The same content with a media type: printable ASCII, at most 256 bytes.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<Box<str>>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
     /// Text if the bytes are valid UTF-8, else data: how a program's output becomes a payload.
     pub fn sniff(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
@@ -68,6 +80,19 @@ impl Payload {
 
     /// Checks what a caller sent, apart from its size.
     pub fn check(&self) -> Result<(), String> {
+        self.check_content_type()?;
+        if let Body::Text(text) = &self.body
+            && is_json(&self.content_type)
+        {
+            // Nothing is built from it: numbers and key order stay as they came.
+            serde_json::from_str::<&serde_json::value::RawValue>(text)
+                .map_err(|error| format!("text is not valid JSON: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the media type alone: what it says of the content is for its readers.
+    pub fn check_content_type(&self) -> Result<(), String> {
         let content_type = &self.content_type;
         if content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
             let (has, max) = (content_type.len(), limits::CONTENT_TYPE_BYTES_MAX);
@@ -81,13 +106,6 @@ impl Payload {
         {
             return Err("content_type holds something other than printable ASCII".to_owned());
         }
-        if let Body::Text(text) = &self.body
-            && is_json(content_type)
-        {
-            // Nothing is built from it: numbers and key order stay as they came.
-            serde_json::from_str::<&serde_json::value::RawValue>(text)
-                .map_err(|error| format!("text is not valid JSON: {error}"))?;
-        }
         Ok(())
     }
 }
@@ -95,6 +113,30 @@ impl Payload {
 impl Default for Payload {
     fn default() -> Self {
         Self::data(Bytes::new())
+    }
+}
+
+impl From<&str> for Payload {
+    fn from(text: &str) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(data: Vec<u8>) -> Self {
+        Self::data(data)
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(data: Bytes) -> Self {
+        Self::data(data)
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::Trace;
 use super::{Attempt, Handler, QueueSettings};
+use crate::base::clock::{self, Timestamp};
 use crate::base::metrics::{AttemptEnd, Metrics, QueueMetrics};
-use crate::base::{clock, entropy, limits};
+use crate::base::{entropy, limits};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
 use crate::domain::item::{Ending, ItemSpec};
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
@@ -42,15 +44,19 @@ enum StopCause {
 }
 
 impl Executor {
-    /// Runs a lease's attempt to its end.
-    pub(crate) async fn run(&self, mut lease: Lease) -> Settlement {
+    /// Runs a lease's attempt to its end, in a slot of the queue's.
+    pub(crate) async fn run(
+        &self,
+        mut lease: Lease,
+        slot: &Arc<OwnedSemaphorePermit>,
+    ) -> Settlement {
         let started = clock::now();
         let queued = lease.granted.since(lease.ready_since);
         self.queue_metrics.granted(queued);
         let (id, (end, charged)) =
             if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
-                let end = self.run_item(&lease, &spec).await;
+                let end = self.run_item(&lease, &spec, slot).await;
                 (spec.id.clone(), end)
             } else {
                 let end = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
@@ -70,7 +76,12 @@ impl Executor {
     }
 
     /// How the lease ends, and whether an attempt is charged for it.
-    async fn run_item(&self, lease: &Lease, spec: &Arc<ItemSpec>) -> (LeaseEnd, bool) {
+    async fn run_item(
+        &self,
+        lease: &Lease,
+        spec: &Arc<ItemSpec>,
+        slot: &Arc<OwnedSemaphorePermit>,
+    ) -> (LeaseEnd, bool) {
         let settings = spec
             .retry
             .or(&lease.head.options.retry)
@@ -88,7 +99,8 @@ impl Executor {
             return (failed(Reason::INPUT_TOO_LARGE, &message), false);
         }
         let began = clock::instant();
-        let outcome = self.attempt(lease, Arc::clone(spec)).await;
+        let (spec, slot) = (Arc::clone(spec), Arc::clone(slot));
+        let outcome = self.attempt(lease, spec, slot).await;
         let returned = clock::instant();
         let took = returned.duration_since(began);
         self.queue_metrics.ended(end_of(&outcome), took);
@@ -100,7 +112,12 @@ impl Executor {
         (self.judge(lease, &settings.policy(), outcome), charged)
     }
 
-    async fn attempt(&self, lease: &Lease, spec: Arc<ItemSpec>) -> Outcome {
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        spec: Arc<ItemSpec>,
+        slot: Arc<OwnedSemaphorePermit>,
+    ) -> Outcome {
         let limit = self.limit(lease, &spec);
         // A child of its own: a timeout must not look like a cancel of the lease.
         let stop = lease.stop.child_token();
@@ -116,6 +133,7 @@ impl Executor {
                 store: Some(self.store.clone()),
                 token: lease.token,
             },
+            slot: Some(slot),
         };
         let mut work =
             std::pin::pin!(AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind());
@@ -165,17 +183,12 @@ impl Executor {
                 let message = format!("the output has {has} bytes, more than the limit {max}");
                 failed(Reason::OUTPUT_TOO_LARGE, &message)
             }
-            Outcome::Succeeded(output) => LeaseEnd::Finish(Ending::Succeeded(output)),
-            Outcome::Failed(error) => {
-                match policy.decide(&error, lease.spent + 1, entropy::fraction()) {
-                    RetryDecision::Final => LeaseEnd::Finish(Ending::Failed(error)),
-                    RetryDecision::Again(wait) => LeaseEnd::Release {
-                        due: clock::now().plus(wait),
-                        error,
-                        charged: true,
-                    },
-                }
-            }
+            Outcome::Succeeded(output) => match output.check_content_type() {
+                Ok(()) => LeaseEnd::Finish(Ending::Succeeded(output)),
+                Err(problem) => failed(Reason::OUTPUT_INVALID, &format!("the output's {problem}")),
+            },
+            Outcome::Failed(error) => judge_failure(lease, policy, error, None),
+            Outcome::FailedFor { error, wait } => judge_failure(lease, policy, error, Some(wait)),
             Outcome::Released { error, .. } if lease.releases + 1 >= limits::RELEASES_MAX => {
                 let message = format!(
                     "given back {} times, last: {}",
@@ -185,8 +198,8 @@ impl Executor {
                 failed(Reason::RELEASED_TOO_OFTEN, &message)
             }
             Outcome::Released { error, wait } => LeaseEnd::Release {
-                due: clock::now().plus(wait),
-                error,
+                due: due_after(wait),
+                error: error.within_bounds(),
                 charged: false,
             },
         }
@@ -204,14 +217,39 @@ fn end_of(outcome: &Outcome) -> AttemptEnd {
         Outcome::Failed(error) if &*error.reason == Reason::ITEM_CANCELLED.name => {
             AttemptEnd::Cancelled
         }
-        Outcome::Failed(_) => AttemptEnd::Failed,
+        Outcome::Failed(_) | Outcome::FailedFor { .. } => AttemptEnd::Failed,
     }
+}
+
+/// What a failure leads to, after the policy's backoff or the handler's own `wait`.
+fn judge_failure(
+    lease: &Lease,
+    policy: &RetryPolicy,
+    error: ItemError,
+    own_wait: Option<Duration>,
+) -> LeaseEnd {
+    // A handler's reason may be anything; what is kept is a name.
+    let error = error.within_bounds();
+    match policy.decide(&error, lease.spent + 1, entropy::fraction()) {
+        RetryDecision::Final => LeaseEnd::Finish(Ending::Failed(error)),
+        RetryDecision::Again(backoff) => LeaseEnd::Release {
+            due: due_after(own_wait.unwrap_or(backoff)),
+            error,
+            charged: true,
+        },
+    }
+}
+
+fn due_after(wait: Duration) -> Timestamp {
+    clock::now().plus(wait.min(limits::DURATION_MAX))
 }
 
 /// The error of an attempt that ran into its limit, with what the handler had to say at last.
 fn timed_out(limit: Duration, late: Option<Outcome>) -> ItemError {
     let mut message = format!("the attempt ran into its limit of {limit:?}");
-    if let Some(Outcome::Failed(error) | Outcome::Released { error, .. }) = late
+    if let Some(
+        Outcome::Failed(error) | Outcome::FailedFor { error, .. } | Outcome::Released { error, .. },
+    ) = late
         && !error.message.is_empty()
     {
         message = format!("{message}; last words: {}", error.message);

@@ -5,19 +5,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::clock::Timestamp;
-use crate::domain::attempt::Outcome;
+use crate::base::clock::{self, Timestamp};
+use crate::domain::attempt::{ItemError, Outcome, Reason};
 use crate::domain::ids::{BatchId, BatchUid, LeaseToken, item_id_text};
 use crate::domain::item::ItemSpec;
 use crate::store::Store;
 
 /// Computes the items of a queue, one attempt at a time and many at once.
 ///
-/// An attempt runs on the handlers' own threads, never on those that serve connections. It may run
-/// more than once for an item (after a crash, say); [`Attempt::idempotency_key`] is the same each
-/// time. A panic is the attempt's failure, not the server's.
+/// It may run more than once for an item (after a crash, say); [`Attempt::idempotency_key`] is the
+/// same each time. A panic is the attempt's failure, not the program's. How to write one is told in
+/// [`docs::handlers`](crate::docs::handlers); a function is one too, see [`handler_fn`](crate::handler_fn)
+/// and [`blocking`](crate::blocking).
+///
+/// ```
+/// use sooner::{Attempt, Handler, ItemError, Outcome, async_trait};
+///
+/// #[derive(Debug)]
+/// struct Fetch {
+///     base: String,
+/// }
+///
+/// #[async_trait]
+/// impl Handler for Fetch {
+///     async fn handle(&self, attempt: Attempt) -> Outcome {
+///         let path = attempt.spec.input.as_text().unwrap_or_default();
+///         fetch(&self.base, path).await.into()
+///     }
+/// }
+/// # async fn fetch(base: &str, path: &str) -> Result<String, ItemError> { Ok(format!("{base}{path}")) }
+/// ```
 #[async_trait]
 pub trait Handler: fmt::Debug + Send + Sync + 'static {
     /// Computes one item.
@@ -27,9 +47,18 @@ pub trait Handler: fmt::Debug + Send + Sync + 'static {
     /// ends with is decided by why it was stopped, not by the handler.
     async fn handle(&self, attempt: Attempt) -> Outcome;
 
-    /// How long the handler may take to return after it was asked to stop.
+    /// How long the handler may take to return after it was asked to stop. Default zero: its future
+    /// is dropped at once.
     fn stop_grace(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Whether [`Handler::handle`] may compute for long, or block, between two awaits. True by
+    /// default, and then it is polled on threads that belong to its queue alone, so that nobody
+    /// else's result waits for them. With false it shares threads with the other handlers that
+    /// promised the same.
+    fn may_block(&self) -> bool {
+        true
     }
 }
 
@@ -51,6 +80,9 @@ pub struct Attempt {
     /// Fires when the attempt should end: at its limit, at a cancel, at a drain's end.
     pub stop: CancellationToken,
     pub(crate) trace: Trace,
+    /// Its slot, free again once nobody keeps it: whoever computes on threads of its own keeps it
+    /// until they are free, so that they are never more than the queue has slots.
+    pub(crate) slot: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Where an attempt notes what would be orphaned if the server died.
@@ -69,6 +101,23 @@ impl Attempt {
     /// The key that is the same for every execution of this item and of no other: `batch_uid/index`.
     pub fn idempotency_key(&self) -> String {
         idempotency_key(self.batch_uid, self.index)
+    }
+
+    /// Whether the attempt should end. A handler that computes for long asks now and then, one that
+    /// waits selects on [`Attempt::stop`].
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// How long until the attempt runs into its limit; zero once it has.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.since(clock::now())
+    }
+
+    /// The item's input as text; if it is none, the failure to return. No other attempt would help.
+    pub fn text(&self) -> Result<&str, ItemError> {
+        let not_text = || ItemError::of(Reason::INPUT_NOT_TEXT, "the input is not text");
+        self.spec.input.as_text().ok_or_else(not_text)
     }
 
     /// Notes the process group that computes the item, so that it can be ended if this server dies.

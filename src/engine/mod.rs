@@ -5,13 +5,16 @@
 //!   pool ─▶ store.lease ─▶ attempt ─▶ settler ─▶ store.settle
 //!   upload ─▶ store, uploads: who goes on with which
 //!   presence: streams per batch, for those that end when nobody listens
+//!   adapters, own_threads: what a handler computes on
 //! ```
 
+mod adapters;
 mod attempt;
 mod errors;
 mod feed;
 mod handler;
 mod lookup;
+mod own_threads;
 mod pace;
 mod pool;
 mod presence;
@@ -26,11 +29,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::adapters::{Blocking, HandlerFn, blocking, handler_fn};
 pub use self::feed::{Feed, Order, Turn};
 #[cfg(test)]
 pub(crate) use self::handler::Trace;
 pub use self::handler::{Attempt, Handler, idempotency_key};
 pub use self::lookup::ItemDetails;
+pub use self::own_threads::apart;
 use self::pool::Pool;
 use self::presence::Presence;
 pub use self::presence::Stream;
@@ -45,6 +50,7 @@ use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
 use crate::domain::retry::RetrySettings;
 use crate::store::Store;
+pub use crate::store::{CancelCounts, Damaged, ItemView};
 
 /// How a queue computes its items.
 #[derive(Clone, Debug)]
@@ -96,7 +102,8 @@ struct Inner {
 impl Engine {
     /// Starts the pools of all queues that have a handler.
     ///
-    /// `io` runs what must never wait for a handler; `handlers` runs the handlers.
+    /// `io` runs what must never wait for a handler; `handlers` runs the handlers and what looks after
+    /// them. A handler that may block it must have been set [`apart`] before.
     pub fn start(store: Store, options: EngineOptions, io: &Tasks, handlers: &Tasks) -> Self {
         let draining = CancellationToken::new();
         let presence = Presence::new(

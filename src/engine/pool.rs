@@ -69,7 +69,8 @@ impl Pool {
                         tell_start(self.item_log, &lease);
                         let (executor, settler) = (Arc::clone(&executor), self.settler.clone());
                         self.attempts.spawn(async move {
-                            let settlement = executor.run(lease).await;
+                            let slot = Arc::new(slot);
+                            let settlement = executor.run(lease, &slot).await;
                             settler.settle(settlement).await;
                             drop(slot);
                         });

@@ -22,4 +22,8 @@ impl Handler for Echo {
         }
         Outcome::Succeeded(attempt.spec.input.clone())
     }
+
+    fn may_block(&self) -> bool {
+        false
+    }
 }

@@ -199,6 +199,10 @@ impl Handler for Exec {
     fn stop_grace(&self) -> Duration {
         self.settings.kill_grace.saturating_add(STOP_MARGIN)
     }
+
+    fn may_block(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Exec {

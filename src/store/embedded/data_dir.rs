@@ -50,8 +50,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    /// Held until the store is gone; the system drops it when the process dies.
-    _lock: File,
+    /// Held until the store is closed or gone; the system drops it when the process dies.
+    lock: File,
 }
 
 impl DataDir {
@@ -67,7 +67,7 @@ impl DataDir {
         }
         let dir = Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         };
         dir.check_format()?;
         dir.check_wal()?;
@@ -76,6 +76,13 @@ impl DataDir {
             dir.create_database()?;
         }
         Ok(dir)
+    }
+
+    /// Lets others take the directory. Nothing in it may be written after.
+    pub(crate) fn release(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(dir = %self.path.display(), %error, "the data directory stays locked until the process ends");
+        }
     }
 
     /// The file of the tables.

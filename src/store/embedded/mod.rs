@@ -88,6 +88,8 @@ struct Shared {
     /// Fires when the store cannot go on.
     fatal: CancellationToken,
     closing: AtomicBool,
+    /// Whether the directory may be somebody else's by now. Changed under the lock of `in_flight`.
+    released: AtomicBool,
     /// Whether room is set aside for a full disk.
     ballast: bool,
     metrics: Arc<Metrics>,
@@ -100,12 +102,27 @@ impl Shared {
         self.fatal.cancel();
     }
 
+    /// Writes nothing any more and gives the directory up.
+    fn release(&self) {
+        let _in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !self.released.swap(true, Ordering::Relaxed) {
+            self.dir.release();
+        }
+    }
+
     /// Writes to the in-flight file. A full disk only costs crash marks; any other failure is fatal.
     fn trace(&self, write: impl FnOnce(&mut InFlight) -> std::io::Result<()>) {
         let mut in_flight = self
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        // A handler that outlives its store must not write into the next one's file.
+        if self.released.load(Ordering::Relaxed) {
+            return;
+        }
         match write(&mut in_flight) {
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::warn!(%error, "running items leave no trace: the disk is full");
@@ -169,6 +186,7 @@ impl Store {
             checkpoints,
             fatal,
             closing: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             ballast: options.ballast,
             metrics: Arc::clone(&options.metrics),
         });
@@ -205,12 +223,14 @@ impl Store {
         self.0.shared.trace(InFlight::excuse_all);
     }
 
-    /// Finishes what is queued and closes. Verbs called later answer `Closed`. Blocks.
+    /// Finishes what is queued, closes, and lets others take the data directory, even if handles to
+    /// this store live on. Verbs called later answer `Closed`. Blocks.
     pub fn close(&self) {
         self.0.shared.closing.store(true, Ordering::Relaxed);
         self.0.readers.stop();
         self.0.checkpointer.stop();
         self.0.writer.stop();
+        self.0.shared.release();
     }
 
     /// Creates a batch, all or nothing, or finds the one that an equal submit created.

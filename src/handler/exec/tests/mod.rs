@@ -68,6 +68,7 @@ fn attempt(input: Payload) -> Attempt {
         deadline: Timestamp(1_500),
         stop: CancellationToken::new(),
         trace: Trace { store: None, token },
+        slot: None,
     }
 }
 
@@ -106,14 +107,18 @@ async fn error(exec: &Exec, input: Payload) -> ItemError {
 fn succeeded(outcome: Outcome) -> Body {
     match outcome {
         Outcome::Succeeded(output) => output.body,
-        other @ (Outcome::Failed(_) | Outcome::Released { .. }) => panic!("{other:?}"),
+        other @ (Outcome::Failed(_) | Outcome::FailedFor { .. } | Outcome::Released { .. }) => {
+            panic!("{other:?}")
+        }
     }
 }
 
 fn failed(outcome: Outcome) -> ItemError {
     match outcome {
         Outcome::Failed(error) => error,
-        other @ (Outcome::Succeeded(_) | Outcome::Released { .. }) => panic!("{other:?}"),
+        other @ (Outcome::Succeeded(_) | Outcome::FailedFor { .. } | Outcome::Released { .. }) => {
+            panic!("{other:?}")
+        }
     }
 }
 
