@@ -97,6 +97,24 @@ pub mod domain;
 pub mod engine;
 pub mod error;
 pub mod handler;
+pub mod library;
 pub mod server;
 pub mod store;
 pub mod wire;
+
+pub use async_trait::async_trait;
+
+pub use self::domain::attempt::{ItemError, Outcome};
+pub use self::domain::batch::{Batch, BatchState};
+pub use self::domain::ids::{BatchId, QueueName, RequestId, Sequence};
+pub use self::domain::item::{Ending, ItemSpec, Record, TerminalState};
+pub use self::domain::payload::{Body, Payload};
+pub use self::domain::retry::RetrySettings;
+pub use self::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, UploadTerms};
+pub use self::domain::tally::Tally;
+pub use self::engine::{
+    Attempt, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails, ItemLog, Order, Submission,
+    UploadStart, blocking, handler_fn,
+};
+pub use self::error::{Error, ErrorKind, Result};
+pub use self::library::{Builder, OpenError, Queue, Results, Sooner, Upload};

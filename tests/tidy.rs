@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 7] = [
     &["engine"],
     &["api", "handler", "delivery"],
     &["server", "config"],
-    &["cli"],
+    &["cli", "library"],
 ];
 
 /// The views along one floor that are allowed, as (from, to).
@@ -26,7 +26,7 @@ const SIDEWAYS: [(&str, &str); 2] = [("domain", "error"), ("error", "domain")];
 /// What only some may see, as (what, by whom). Both are prefixes of module paths.
 const VISITORS: [(&str, &[&str]); 4] = [
     ("wire", &["wire", "api", "cli", "handler::grpc"]),
-    ("config", &["config", "server", "cli"]),
+    ("config", &["config", "server", "cli", "library"]),
     ("store::embedded", &["store"]),
     ("store", &["store", "engine", "server", "cli"]),
 ];
@@ -57,7 +57,7 @@ const FIX_MARK: &str = concat!("FIX", "ME");
 const TO_DO_MARK: &str = concat!("TO", "DO");
 const IGNORE_MARK: &str = concat!("#[", "ignore");
 
-const CODE: [&str; 4] = ["build.rs", "src", "tests", "benches"];
+const CODE: [&str; 5] = ["build.rs", "src", "tests", "benches", "examples"];
 const PROTO: &str = "proto/sooner/v1";
 const PATH_ROOTS: [&str; 4] = ["crate", "self", "super", "sooner"];
 

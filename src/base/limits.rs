@@ -220,3 +220,6 @@ pub const BLOCKING_STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// How long an item waits that found no thread to run on: others must end first.
 pub const NO_THREAD_WAIT: Duration = Duration::from_secs(1);
+
+/// Threads that one queue's handler may be polled on: each costs a stack.
+pub const QUEUE_THREADS_MAX: usize = 1024;

@@ -12,6 +12,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::context::TokioContext;
+pub use tokio_util::task::task_tracker::TaskTrackerToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::limits;
@@ -53,6 +54,11 @@ impl Tasks {
         TokioContext::new(future, self.runtime.clone())
     }
 
+    /// Counts something that is no task in the group, for as long as the answer is kept.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
     /// The same runtime, a group of its own.
     #[must_use]
     pub fn sibling(&self) -> Self {
@@ -90,6 +96,14 @@ impl OwnRuntime {
         let tasks = Tasks::on(runtime.handle().clone());
         let runtime = Some(runtime);
         Ok(Self { runtime, tasks })
+    }
+
+    /// Runs `main` to its end on this thread and those of the runtime.
+    pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
+        let runtime = self.runtime.as_ref();
+        runtime
+            .expect("it is there until it is dropped")
+            .block_on(main)
     }
 
     /// Its tasks.

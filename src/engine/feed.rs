@@ -30,6 +30,13 @@ pub enum Order {
     Index(u32),
 }
 
+impl Default for Order {
+    /// As they become durable, from the first on.
+    fn default() -> Self {
+        Self::Completion(Sequence(0))
+    }
+}
+
 /// A reader's place in a batch's journal.
 #[derive(Debug)]
 pub struct Feed {

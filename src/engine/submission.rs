@@ -7,7 +7,7 @@ use crate::domain::fingerprint::fingerprint;
 use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{BatchOptions, OnDisconnect};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, FieldViolation, Result};
 use crate::store::{Content, Created, NewBatch};
 
 /// What a caller submits, checked.
@@ -25,6 +25,49 @@ pub struct Submission {
     pub on_disconnect: OnDisconnect,
     /// Its items.
     pub items: Vec<ItemSpec>,
+}
+
+impl Submission {
+    /// These items, with nothing else asked for. Name it with [`Submission::with_batch_id`] to be able
+    /// to come back to it, and to be able to submit it again without running anything twice.
+    pub fn new<I: Into<ItemSpec>>(items: impl IntoIterator<Item = I>) -> Self {
+        Self {
+            items: items.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Names the batch. Fails unless the id is one to 128 of A-Z, a-z, 0-9, dot, dash and underscore
+    /// and begins with a letter or digit.
+    pub fn with_batch_id(mut self, id: &str) -> Result<Self> {
+        self.batch_id = Some(parsed("batch_id", id, BatchId::parse)?);
+        Ok(self)
+    }
+
+    /// Says which queue its items wait in. Fails unless it is a name.
+    pub fn with_queue(mut self, queue: &str) -> Result<Self> {
+        self.queue = Some(parsed("queue", queue, QueueName::parse)?);
+        Ok(self)
+    }
+
+    /// Settings of the batch.
+    #[must_use]
+    pub fn with_options(mut self, options: BatchOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+/// The domain value that a field's text stands for.
+pub(super) fn parsed<T>(
+    field: &str,
+    text: &str,
+    parse: impl FnOnce(&str) -> std::result::Result<T, String>,
+) -> Result<T> {
+    parse(text).map_err(|message| {
+        let field = field.to_owned();
+        Error::invalid("INVALID_FIELD", vec![FieldViolation { field, message }])
+    })
 }
 
 /// A batch that is durably accepted.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use super::submission::parsed;
 use super::uploads::Attachment;
 use crate::base::entropy;
 use crate::domain::batch::{Batch, BatchState};
@@ -31,6 +32,22 @@ pub struct UploadStart {
     pub terms: UploadTerms,
     /// Whether it must be there already; then queue and settings may be left out.
     pub resume: bool,
+}
+
+impl UploadStart {
+    /// A new upload of that name, or the one that bears it. Fails unless it is a batch id.
+    pub fn named(batch_id: &str) -> Result<Self> {
+        Ok(Self {
+            batch_id: Some(parsed("batch_id", batch_id, BatchId::parse)?),
+            ..Self::default()
+        })
+    }
+
+    /// Says which queue its items wait in. Fails unless it is a name.
+    pub fn with_queue(mut self, queue: &str) -> Result<Self> {
+        self.queue = Some(parsed("queue", queue, QueueName::parse)?);
+        Ok(self)
+    }
 }
 
 /// An upload that a caller goes on with.

@@ -7,7 +7,7 @@ use super::health::Phase;
 
 /// How long streams and connections have to end once all outcomes are recorded. It is what
 /// [`crate::engine::Handler::stop_grace`] leaves of the grace if a handler takes no longer to stop than it may.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long the ops port has to answer what it was asked when everything else is done.
 const LAST_PROBE: Duration = Duration::from_millis(200);
@@ -29,7 +29,10 @@ impl Server {
         self.node.engine().drain(grace).await;
         self.closing.cancel();
         self.health.end_watches().await;
-        self.connections.end_within(LAST_WORDS).await;
+        tokio::join!(
+            self.connections.end_within(LAST_WORDS),
+            self.node.readers_end_within(LAST_WORDS)
+        );
         self.node.close();
         self.ops_connections.stop_accepting();
         self.health.end_ops_watches().await;

@@ -16,9 +16,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::drain::LAST_WORDS;
 use self::health::{Health, Phase};
 use self::listener::{Bounds, Connections};
-pub use self::node::{Node, Purpose, Runtimes, StartError};
+pub use self::node::{Handlers, Node, Purpose, Runtimes, StartError};
 use self::ops::Ops;
 use crate::api::grpc::{
     AnswerLayer, BatchApi, InputLimits, MeterLayer, Routes, methods, routes, with_reflection,
@@ -26,6 +27,7 @@ use crate::api::grpc::{
 use crate::base::limits;
 use crate::base::metrics::Metrics;
 use crate::config::Config;
+pub use crate::store::{OpenError, Recovered};
 
 /// Why a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,15 @@ impl Server {
     /// Binds the ports, opens the store, and serves. In this order, so that a port in use leaves the
     /// data directory untouched. The ops port answers while the store is being opened.
     pub async fn start(config: &Config, runtimes: &Runtimes) -> Result<Self, StartError> {
-        let handlers = Node::handlers(config)?;
+        Self::start_with(config, Node::handlers(config)?, runtimes).await
+    }
+
+    /// The same with these handlers in place of configured ones.
+    pub async fn start_with(
+        config: &Config,
+        handlers: Handlers,
+        runtimes: &Runtimes,
+    ) -> Result<Self, StartError> {
         let (listener, listen) = bind("--listen", config.server.listen).await?;
         let (ops_listener, ops_listen) = bind("--ops-listen", config.server.ops_listen).await?;
 
@@ -119,6 +129,11 @@ impl Server {
     /// Where its ops port listens.
     pub fn ops_listen(&self) -> SocketAddr {
         self.ops_listen
+    }
+
+    /// Fires when the streams of results end: everything that a drain waits for is recorded.
+    pub fn closing(&self) -> CancellationToken {
+        self.closing.clone()
     }
 
     /// The store and the engine.

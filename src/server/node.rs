@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::metrics::Metrics;
-use crate::base::tasks::{self, Tasks};
+use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::domain::ids::QueueName;
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
@@ -42,8 +42,8 @@ pub struct Runtimes {
     pub io: Tasks,
     /// Tasks of handlers.
     pub handlers: Tasks,
-    io_runtime: Runtime,
-    handler_runtime: Runtime,
+    io_runtime: OwnRuntime,
+    _handler_runtime: OwnRuntime,
 }
 
 /// A store with an engine on it.
@@ -52,6 +52,8 @@ pub struct Node {
     store: Store,
     engine: Engine,
     found: Recovered,
+    /// Those who read results in this process.
+    readers: Tasks,
 }
 
 /// What a node is for.
@@ -63,21 +65,20 @@ pub enum Purpose {
     Run,
 }
 
-type Handlers = HashMap<QueueName, Arc<dyn Handler>>;
+/// What computes the items of each queue that has a handler.
+pub type Handlers = HashMap<QueueName, Arc<dyn Handler>>;
 
 impl Runtimes {
     /// Starts the threads.
     pub fn start(io_threads: usize) -> std::io::Result<Self> {
-        let io_runtime = tasks::runtime("sooner-io", io_threads)?;
+        let io_runtime = OwnRuntime::start("sooner-io", io_threads)?;
         let computing = std::thread::available_parallelism().map_or(1, usize::from);
-        let handler_runtime = tasks::runtime("sooner-handler", computing)?;
-        let io = Tasks::on(io_runtime.handle().clone());
-        let handlers = Tasks::on(handler_runtime.handle().clone());
+        let handler_runtime = OwnRuntime::start("sooner-handler", computing)?;
         Ok(Self {
-            io,
-            handlers,
+            io: io_runtime.tasks().sibling(),
+            handlers: handler_runtime.tasks().sibling(),
             io_runtime,
-            handler_runtime,
+            _handler_runtime: handler_runtime,
         })
     }
 
@@ -88,8 +89,7 @@ impl Runtimes {
 
     /// Lets go of the threads without waiting for what a handler may still do on them.
     pub fn end(self) {
-        self.handler_runtime.shutdown_background();
-        self.io_runtime.shutdown_background();
+        drop(self);
     }
 }
 
@@ -169,6 +169,7 @@ impl Node {
             store,
             engine,
             found,
+            readers: runtimes.io.sibling(),
         })
     }
 
@@ -185,6 +186,16 @@ impl Node {
     /// What opening the store found.
     pub fn found(&self) -> &Recovered {
         &self.found
+    }
+
+    /// Counts a reader in this process, for whom a close waits a little.
+    pub fn reader(&self) -> TaskTrackerToken {
+        self.readers.token()
+    }
+
+    /// Waits until no reader in this process is left, but no longer than `patience`.
+    pub async fn readers_end_within(&self, patience: Duration) {
+        drop(tokio::time::timeout(patience, self.readers.all_ended()).await);
     }
 
     /// Fires when the store cannot go on.

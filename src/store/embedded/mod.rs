@@ -75,6 +75,8 @@ struct Inner {
     writer: Writer,
     readers: Readers,
     checkpointer: Checkpointer,
+    /// Held while it is closed.
+    close: Mutex<()>,
 }
 
 /// What the threads of the store share.
@@ -203,6 +205,7 @@ impl Store {
                 writer,
                 readers,
                 checkpointer,
+                close: Mutex::default(),
             })),
             restored.found,
         ))
@@ -226,6 +229,8 @@ impl Store {
     /// Finishes what is queued, closes, and lets others take the data directory, even if handles to
     /// this store live on. Verbs called later answer `Closed`. Blocks.
     pub fn close(&self) {
+        // A second call waits for the first: nothing is released before all has ended.
+        let _alone = self.0.close.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.shared.closing.store(true, Ordering::Relaxed);
         self.0.readers.stop();
         self.0.checkpointer.stop();
