@@ -1,7 +1,8 @@
 //! Sooner: a batch server whose results do not wait for each other.
 //!
-//! This page is the map. The program's users want the README; who wants to change the program
-//! starts here.
+//! This page is the map. The program's users want the README; **who wants to use this crate as a
+//! library wants [`docs`]**, and what is re-exported below under *Re-exports*; who wants to change the
+//! program starts here.
 //!
 //! # Three ideas
 //!
@@ -16,7 +17,7 @@
 //! # The house
 //!
 //! ```text
-//!   cli                                   6  what a person types: run, serve
+//!   cli      library                      6  what a person types; what a Rust program calls
 //!   server   config                       5  composition root: accept loop, ops port, drain; settings
 //!   api      handler                      4  requests come in; items get computed
 //!   engine                                3  submit, upload, pool, attempt, settle, follow, cancel
@@ -39,7 +40,8 @@
 //!  engine::pool ── as many leases as free slots ──▶ Store::lease ─▶ scheduler (pure, fair)
 //!       │                                              └─ a trace in the in-flight file
 //!       ▼
-//!  engine::attempt ─▶ Handler::handle, on threads of its own, under limit, cancel, panic guard
+//!  engine::attempt ─▶ Handler::handle, under limit, cancel, panic guard; on threads that nobody
+//!       │             else waits for: its queue's own, unless it promises not to block
 //!       │ Outcome
 //!       ▼
 //!  RetryDecision ─▶ engine::settler, many in one call ─▶ Store::settle
@@ -87,12 +89,13 @@
 //!
 //! [`store`] for the verbs, then `store/embedded/group` for what a transaction is and
 //! `store/embedded/scheduler` for turns; [`engine::Feed`] for reading; `engine/attempt.rs` for what
-//! happens to one item; [`server`] for how it is put together.
+//! happens to one item; [`server`] and [`library`] for how it is put together.
 
 pub mod api;
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod docs;
 pub mod domain;
 pub mod engine;
 pub mod error;

@@ -18,7 +18,7 @@ use crate::store::Store;
 ///
 /// It may run more than once for an item (after a crash, say); [`Attempt::idempotency_key`] is the
 /// same each time. A panic is the attempt's failure, not the program's. How to write one is told in
-/// [`docs`](crate::docs); a function is one too, see [`handler_fn`](crate::handler_fn)
+/// [`docs::handlers`](crate::docs::handlers); a function is one too, see [`handler_fn`](crate::handler_fn)
 /// and [`blocking`](crate::blocking).
 ///
 /// ```

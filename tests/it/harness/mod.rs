@@ -1,6 +1,7 @@
 //! The nouns of the stories: a server in a process of its own, clients, batches, gates.
 
 pub(crate) mod client;
+pub(crate) mod gate;
 pub(crate) mod gates;
 pub(crate) mod history;
 pub(crate) mod load;
