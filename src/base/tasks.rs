@@ -99,6 +99,9 @@ impl OwnRuntime {
     }
 
     /// Runs `main` to its end on this thread and those of the runtime.
+    ///
+    /// # Panics
+    /// On a thread of an asynchronous runtime, which must not be blocked.
     pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
         let runtime = self.runtime.as_ref();
         runtime
@@ -152,6 +155,9 @@ impl Threads {
 
     /// Starts `work` at once. The answer is what it returns, or its panic; dropping the answer does
     /// not stop the work. Fails if the operating system has no thread to give.
+    ///
+    /// # Panics
+    /// Never: what was begun always answers.
     pub fn run<T, W>(
         &self,
         work: W,

@@ -44,19 +44,19 @@ pub fn load(layers: &Layers) -> Checked<Config> {
     let file: file::File = table
         .try_into()
         .map_err(|error: toml::de::Error| ConfigError::new(&place, error.message().to_owned()))?;
-    settle(&file, Check { place }, layers)
+    settle(&file, &Check { place }, layers)
 }
 
 impl Default for Config {
     /// Every setting at its default, whatever files and the environment say.
     fn default() -> Self {
         let place = String::new();
-        settle(&file::File::default(), Check { place }, &Layers::default())
+        settle(&file::File::default(), &Check { place }, &Layers::default())
             .expect("the defaults are within their bounds")
     }
 }
 
-fn settle(file: &file::File, check: Check, layers: &Layers) -> Checked<Config> {
+fn settle(file: &file::File, check: &Check, layers: &Layers) -> Checked<Config> {
     let queues = file
         .queues
         .iter()

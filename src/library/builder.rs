@@ -100,7 +100,7 @@ impl Queue {
 impl Builder {
     pub(super) fn new(data_dir: &Path) -> Self {
         let mut config = Config::default();
-        config.store.data_dir = data_dir.to_owned();
+        data_dir.clone_into(&mut config.store.data_dir);
         config.queues.clear();
         Self {
             config,

@@ -15,7 +15,7 @@ use super::checks;
 /// one for the same batch supersedes the first.
 #[derive(Debug)]
 pub struct Upload {
-    upload: engine::Upload,
+    inner: engine::Upload,
     accepted: u32,
     input_bytes_max: usize,
     io: Tasks,
@@ -25,7 +25,7 @@ impl Upload {
     pub(super) fn new(upload: engine::Upload, input_bytes_max: usize, io: Tasks) -> Self {
         let accepted = upload.batch().total;
         Self {
-            upload,
+            inner: upload,
             accepted,
             input_bytes_max,
             io,
@@ -34,7 +34,7 @@ impl Upload {
 
     /// The batch as it was when the upload was opened.
     pub fn batch(&self) -> &Batch {
-        self.upload.batch()
+        self.inner.batch()
     }
 
     /// Items that the batch has durably. Who resumes an upload goes on behind them.
@@ -51,13 +51,13 @@ impl Upload {
     ) -> Result<u32> {
         let items: Vec<ItemSpec> = items.into_iter().map(Into::into).collect();
         checks::check_chunk(self.accepted, &items, self.input_bytes_max)?;
-        let appending = self.upload.append(self.accepted, items);
+        let appending = self.inner.append(self.accepted, items);
         self.accepted = self.io.lend_clock(appending).await?;
         Ok(self.accepted)
     }
 
     /// Says that these were all items. Fails with `WRONG_COUNT` if there are none: a batch needs one.
     pub async fn finish(self) -> Result<Batch> {
-        self.io.lend_clock(self.upload.seal(self.accepted)).await
+        self.io.lend_clock(self.inner.seal(self.accepted)).await
     }
 }

@@ -106,7 +106,9 @@ mod tests {
 
     fn error_of(outcome: Outcome) -> ItemError {
         match outcome {
-            Outcome::Failed(error) | Outcome::Released { error, .. } => error,
+            Outcome::Failed(error)
+            | Outcome::FailedFor { error, .. }
+            | Outcome::Released { error, .. } => error,
             Outcome::Succeeded(output) => panic!("succeeded with {output:?}"),
         }
     }
