@@ -89,17 +89,11 @@ pub(crate) async fn read(mut results: Streaming<ItemResult>) -> usize {
     count
 }
 
-/// Watches a batch from its start.
+/// Watches a batch as the request says.
 pub(crate) async fn watch(
     client: &mut Client,
-    id: &str,
-    omit_output: bool,
+    request: WatchBatchRequest,
 ) -> Streaming<WatchBatchResponse> {
-    let request = WatchBatchRequest {
-        batch_id: id.into(),
-        omit_output,
-        ..WatchBatchRequest::default()
-    };
     let watching = client.watch_batch(request).await;
     watching.expect("the batch can be watched").into_inner()
 }

@@ -136,8 +136,8 @@ impl Row {
     fn verdict(&self) -> Option<(String, bool)> {
         match self.bar {
             Bar::None => None,
-            Bar::AtLeast(least) => Some((format!(">= {least}"), self.value >= least)),
-            Bar::AtMost(most) => Some((format!("<= {most}"), self.value <= most)),
+            Bar::AtLeast(least) => Some((format!(">= {}", written(least)), self.value >= least)),
+            Bar::AtMost(most) => Some((format!("<= {}", written(most)), self.value <= most)),
         }
     }
 
