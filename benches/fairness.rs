@@ -6,22 +6,19 @@ mod harness;
 use std::time::Duration;
 
 use clap::Parser as _;
+use harness::alone::Load;
 use harness::arguments::{Common, runtime};
 use harness::client::{self, Client};
 use harness::figures::{Figures, number};
 use harness::report::{Bar, Report};
 use harness::server::Server;
 use sooner::base::clock;
-use sooner::wire::GetBatchRequest;
 
 const NAME: &str = "fairness";
 const QUESTION: &str = "how long does a small batch take behind a huge one?";
 
-/// Few slots that each take a while: what is measured is the turns, not the machine. One submit may
-/// bring the whole huge batch.
+/// Few slots that each take a while: what is measured is the turns, not the machine.
 const CONFIG: &str = r#"
-[limits]
-submit_items = 1000000
 [queues.default]
 handler = { echo = { delay = "5ms" } }
 slots = 8
@@ -45,7 +42,7 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    /// Items of the huge batch, at most 1000000 [default: 100000]
+    /// Items of the huge batch [default: 100000]
     #[arg(long, value_name = "N")]
     items: Option<usize>,
 
@@ -68,7 +65,12 @@ fn main() {
     let left = runtime.block_on(async {
         let mut calm = client::client(&calm.channel().await);
         let mut busy = client::client(&busy.channel().await);
-        client::create(&mut busy, "", HUGE, client::items(huge, 1)).await;
+        let load = Load {
+            items: huge,
+            bytes: 1,
+            in_flight: 8,
+        };
+        client::leave(&mut busy, ("", HUGE), load).await;
         for _ in 0..samples {
             tokio::time::sleep(SILENCE).await;
             alone.add_time(small(&mut calm).await);
@@ -109,11 +111,6 @@ async fn small(client: &mut Client) -> Duration {
 
 /// How many items of the huge batch have ended.
 async fn ended(client: &mut Client) -> usize {
-    let request = GetBatchRequest {
-        batch_id: HUGE.into(),
-        wait: None,
-    };
-    let found = client.get_batch(request).await.expect("it is there");
-    let batch = found.into_inner().batch.expect("it is there");
+    let batch = client::batch(client, HUGE, 0).await;
     usize::try_from(batch.last_sequence).expect("a batch counts in 32 bits")
 }

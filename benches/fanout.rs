@@ -11,7 +11,7 @@ use harness::report::{Bar, Report};
 use harness::server::Server;
 use sooner::base::clock;
 use sooner::base::tasks::Tasks;
-use sooner::wire::{Batch, GetBatchRequest, WatchBatchRequest, WatchBatchResponse};
+use sooner::wire::{Batch, WatchBatchRequest, WatchBatchResponse};
 use tonic::Streaming;
 
 const NAME: &str = "fanout";
@@ -243,15 +243,7 @@ fn of(name: &str) -> WatchBatchRequest {
 /// The batch once it is over.
 async fn over(client: &mut Client, name: &str) -> Batch {
     loop {
-        let request = GetBatchRequest {
-            batch_id: name.into(),
-            wait: Some(prost_types::Duration {
-                seconds: 60,
-                nanos: 0,
-            }),
-        };
-        let found = client.get_batch(request).await.expect("it is there");
-        let batch = found.into_inner().batch.expect("it is there");
+        let batch = client::batch(client, name, 60).await;
         if batch.finish_time.is_some() {
             return batch;
         }

@@ -11,7 +11,7 @@ use sooner::domain::fingerprint::fingerprint;
 use sooner::domain::ids::{BatchUid, QueueName};
 use sooner::domain::item::{Ending, ItemSpec};
 use sooner::domain::payload::Payload;
-use sooner::domain::settings::{BatchOptions, OnDisconnect};
+use sooner::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use sooner::store::{Content, Created, Lease, LeaseEnd, NewBatch, Settlement, Store, StoreOptions};
 use tempfile::TempDir;
 
@@ -89,7 +89,7 @@ pub(crate) async fn open_batch(store: &Store) -> Batch {
         fingerprint: fingerprint(None, &options, &[]),
         options,
         on_disconnect: OnDisconnect::Continue,
-        content: Content::Appended,
+        content: Content::Appended(UploadTerms::default()),
     };
     match store.create_batch(new).await.expect("it is stored") {
         Created::New(batch) | Created::Existing(batch) => batch,
@@ -106,7 +106,7 @@ pub(crate) async fn append(store: &Store, load: Load) -> Batch {
     let mut first = 0;
     while first < load.items {
         let count = APPEND_ITEMS.min(load.items - first);
-        let items = vec![item.clone(); count];
+        let items = Arc::new(vec![item.clone(); count]);
         let at = u32::try_from(first).expect("a batch counts in 32 bits");
         let appended = store.append_items(batch.head.no, at, items).await;
         appended.expect("it is stored");

@@ -8,8 +8,11 @@ use sooner::base::clock;
 use sooner::base::tasks::Tasks;
 use sooner::wire::batch_service_client::BatchServiceClient;
 use sooner::wire::{
-    CreateBatchRequest, ItemResult, ItemSpec, ItemState, Payload, SubmitBatchRequest,
-    WatchBatchRequest, WatchBatchResponse, payload, watch_batch_response::Message,
+    Batch, CreateBatchRequest, GetBatchRequest, ItemResult, ItemSpec, ItemState, Payload,
+    StreamBatchRequest, StreamBatchResponse, StreamFinish, StreamItems, StreamStart,
+    SubmitBatchRequest, WatchBatchRequest, WatchBatchResponse, payload,
+    stream_batch_request::Message as Asked, stream_batch_response::Message as Said,
+    watch_batch_response::Message,
 };
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -21,6 +24,9 @@ pub(crate) type Client = BatchServiceClient<Channel>;
 
 /// Items of one unary submit: the most that a server takes unless it is told otherwise.
 pub(crate) const SUBMIT_ITEMS: usize = 10_000;
+
+/// Items of one piece of an upload: about 1 MiB of the items that the benches use.
+const UPLOAD_ITEMS: usize = 1000;
 
 /// Submits that are under way at once, so that the next is sent while one is computed.
 const SUBMITS_AT_ONCE: usize = 2;
@@ -71,6 +77,16 @@ pub(crate) async fn create(client: &mut Client, queue: &str, id: &str, items: Ve
     created.expect("the batch is accepted");
 }
 
+/// How a batch stands, at once or, if it ends within `seconds`, then.
+pub(crate) async fn batch(client: &mut Client, id: &str, seconds: i64) -> Batch {
+    let request = GetBatchRequest {
+        batch_id: id.into(),
+        wait: Some(prost_types::Duration { seconds, nanos: 0 }),
+    };
+    let found = client.get_batch(request).await.expect("it is there");
+    found.into_inner().batch.expect("an answer holds a batch")
+}
+
 /// The next result, which must be a success.
 pub(crate) async fn next(results: &mut Streaming<ItemResult>) -> ItemResult {
     let result = results.message().await.expect("the stream goes on");
@@ -108,6 +124,71 @@ pub(crate) async fn follow(mut watch: Streaming<WatchBatchResponse>) -> usize {
         }
     }
     count
+}
+
+/// Uploads a batch piece by piece, as fast as the server takes it; answers the stream of its results.
+pub(crate) async fn upload(
+    client: &mut Client,
+    (queue, id): (&str, &str),
+    load: Load,
+) -> Streaming<StreamBatchResponse> {
+    let start = Asked::Start(StreamStart {
+        queue: queue.into(),
+        batch_id: id.into(),
+        ..StreamStart::default()
+    });
+    let pieces = (0..load.items).step_by(UPLOAD_ITEMS).map(move |first| {
+        Asked::Items(StreamItems {
+            first_index: first as u64,
+            items: items(UPLOAD_ITEMS.min(load.items - first), load.bytes),
+        })
+    });
+    let finish = Asked::Finish(StreamFinish {
+        total_items: load.items as u64,
+    });
+    let all = std::iter::once(start)
+        .chain(pieces)
+        .chain(std::iter::once(finish));
+    let requests = all.map(|message| StreamBatchRequest {
+        message: Some(message),
+    });
+    let answer = client.stream_batch(tokio_stream::iter(requests)).await;
+    answer.expect("the upload is accepted").into_inner()
+}
+
+/// Uploads a batch and leaves it to itself once all its items are durable.
+pub(crate) async fn leave(client: &mut Client, place: (&str, &str), load: Load) {
+    let mut answers = upload(client, place, load).await;
+    while let Some(answer) = answers.message().await.expect("the stream goes on") {
+        if matches!(answer.message, Some(Said::Ack(durable)) if durable.sealed) {
+            return;
+        }
+    }
+}
+
+/// Reads on in an upload's answer to the next result; `None` once the batch is over.
+pub(crate) async fn next_uploaded(
+    answers: &mut Streaming<StreamBatchResponse>,
+) -> Option<ItemResult> {
+    while let Some(answer) = answers.message().await.expect("the stream goes on") {
+        if let Some(Said::Result(result)) = answer.message {
+            assert_eq!(result.state(), ItemState::Succeeded, "{result:?}");
+            return Some(result);
+        }
+    }
+    None
+}
+
+/// Puts a load through the server by one upload, and reads all results; answers how long it took.
+pub(crate) async fn run_upload(channel: &Channel, load: Load) -> Duration {
+    let began = clock::instant();
+    let mut answers = upload(&mut client(channel), ("", ""), load).await;
+    let mut count = 0;
+    while next_uploaded(&mut answers).await.is_some() {
+        count += 1;
+    }
+    assert_eq!(count, load.items, "each item has its result");
+    clock::instant() - began
 }
 
 /// Puts a load through the server by unary submits, and reads all results; answers how long it took.
