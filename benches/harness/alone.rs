@@ -74,6 +74,7 @@ pub(crate) fn open(data_dir: &std::path::Path) -> Store {
     let options = StoreOptions {
         data_dir: data_dir.to_owned(),
         ballast: false,
+        metrics: Arc::default(),
     };
     Store::open(&options).expect("the store can be opened").0
 }

@@ -62,7 +62,8 @@ impl Server {
         let said = std::fs::File::create(&log).expect("the log can be written");
         let began = clock::instant();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sooner"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["--ops-listen", "127.0.0.1:0", "--config"])
             .arg(&file)
             .arg("--data-dir")
             .arg(home.data_dir())
