@@ -78,7 +78,7 @@ impl Readers {
         let job = Box::new(move |db: &Connection| {
             let mut part = 1;
             let outcome = loop {
-                match job(db, part) {
+                match in_one_state(db, || job(db, part)) {
                     Err(error) if is_interrupt(&error) && part < limits::PAGE_RECORDS_MAX => {
                         part *= 2;
                     }
@@ -166,6 +166,24 @@ fn watch(readings: &[Arc<Reading>], stopped: &Receiver<()>) {
             }
         }
     }
+}
+
+/// Reads one state of the file: else each statement takes and frees a lock of its own, and pages that
+/// the one before has read are forgotten as soon as somebody has written.
+fn in_one_state<T>(
+    db: &Connection,
+    read: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    db.prepare_cached("BEGIN")?.execute([])?;
+    let outcome = read();
+    let ended = db
+        .prepare_cached("COMMIT")
+        .and_then(|mut it| it.execute([]));
+    if ended.is_err() {
+        // An interrupt may have met this instead of the read; nothing was written, so nothing is lost.
+        drop(db.execute_batch("ROLLBACK"));
+    }
+    outcome
 }
 
 fn is_interrupt(error: &rusqlite::Error) -> bool {
