@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 /// Marks the file as ours: "SOON".
@@ -188,5 +189,7 @@ fn settle_in(db: &Connection, role: Role) -> rusqlite::Result<()> {
         Duration::from_secs(10)
     })?;
     db.set_prepared_statement_cache_capacity(64);
+    // Else a statement with a bound LIMIT is compiled anew each time that it is bound.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
