@@ -14,7 +14,7 @@ use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
 use crate::domain::retry::MAX_CRASHES_DEFAULT;
-use crate::store::{Leased, Store, StoreError};
+use crate::store::{Lease, Leased, Store, StoreError};
 
 /// The pool of one queue.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Pool {
             input_bytes_max: self.input_bytes_max,
             output_bytes_max: self.output_bytes_max,
             queue_metrics: self.metrics.queue(self.queue.as_str()),
-            metrics: self.metrics,
+            metrics: Arc::clone(&self.metrics),
         });
         loop {
             let free = tokio::select! {
@@ -65,16 +65,7 @@ impl Pool {
             let next_due = match self.store.lease(&self.queue, want, crashes_max).await {
                 Ok(Leased { leases, next_due }) => {
                     let all = leases.len() == want;
-                    for (lease, slot) in leases.into_iter().zip(free) {
-                        tell_start(self.item_log, &lease);
-                        let (executor, settler) = (Arc::clone(&executor), self.settler.clone());
-                        self.attempts.spawn(async move {
-                            let slot = Arc::new(slot);
-                            let settlement = executor.run(lease, &slot).await;
-                            settler.settle(settlement).await;
-                            drop(slot);
-                        });
-                    }
+                    self.start(&executor, leases.into_iter().zip(free).collect());
                     if all {
                         continue;
                     }
@@ -93,6 +84,27 @@ impl Pool {
                 () = tokio::time::sleep(idle.clamp(Duration::from_millis(1), limits::WORK_HINT_LOST_MAX)) => {}
             }
         }
+    }
+
+    /// Starts an attempt for each lease.
+    fn start(&self, executor: &Arc<Executor>, leases: Vec<(Lease, OwnedSemaphorePermit)>) {
+        for (lease, _) in &leases {
+            tell_start(self.item_log, lease);
+        }
+        let (executor, settler) = (Arc::clone(executor), self.settler.clone());
+        let attempts = self.attempts.clone();
+        // One task that starts them all: only it crosses over to the handlers' threads and wakes one.
+        self.attempts.spawn(async move {
+            for (lease, slot) in leases {
+                let (executor, settler) = (Arc::clone(&executor), settler.clone());
+                attempts.spawn(async move {
+                    let slot = Arc::new(slot);
+                    let settlement = executor.run(lease, &slot).await;
+                    settler.settle(settlement).await;
+                    drop(slot);
+                });
+            }
+        });
     }
 }
 
