@@ -1,5 +1,6 @@
 //! `sooner serve`: the server.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -91,7 +92,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         tell(&format!(
             "listening on {} (ops {}), data in {}",
             server.listen(),
-            server.ops_listen(),
+            ops_listen(&server),
             data_dir.display()
         ));
         let found = server.node().found();
@@ -133,11 +134,17 @@ fn exit_of(end: End) -> Exit {
     }
 }
 
+fn ops_listen(server: &Server) -> SocketAddr {
+    server
+        .ops_listen()
+        .expect("a server of ours has an ops port")
+}
+
 /// Writes the file under another name first: whoever sees it sees all of it.
 fn write_ready(path: &Path, server: &Server) -> Result<(), Failure> {
     let ready = Ready {
         listen: server.listen().to_string(),
-        ops_listen: server.ops_listen().to_string(),
+        ops_listen: ops_listen(server).to_string(),
         pid: std::process::id(),
     };
     let json = serde_json::to_string(&ready).expect("plain fields");

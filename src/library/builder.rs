@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError, QueueConfig};
 use crate::domain::ids::QueueName;
 use crate::domain::retry::RetrySettings;
 use crate::engine::{Handler, ItemLog, apart};
-use crate::server::{Handlers, Node, Purpose, Runtimes, Server, StartError};
+use crate::server::{Handlers, Node, Ports, Purpose, Runtimes, Server, StartError};
 
 /// Why a [`Sooner`] cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,7 @@ pub struct Builder {
     config: Config,
     queues: BTreeMap<String, Queue>,
     listen: Option<SocketAddr>,
+    ops_listen: Option<SocketAddr>,
 }
 
 /// How a queue computes its items.
@@ -106,6 +107,7 @@ impl Builder {
             config,
             queues: BTreeMap::new(),
             listen: None,
+            ops_listen: None,
         }
     }
 
@@ -124,6 +126,14 @@ impl Builder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
+        self
+    }
+
+    /// Answers probes and scrapers on this address too: health, `/livez`, `/readyz`, `/metrics`; port
+    /// 0 takes a free one, see [`Sooner::ops_listen`]. Only beside [`Builder::listen`].
+    #[must_use]
+    pub fn ops_listen(mut self, address: SocketAddr) -> Self {
+        self.ops_listen = Some(address);
         self
     }
 
@@ -150,7 +160,11 @@ impl Builder {
 
     /// Opens it: takes the data directory, goes on with what is unfinished in it, and serves.
     pub async fn open(self) -> Result<Sooner, OpenError> {
-        let listen = self.listen;
+        let listen = (self.listen, self.ops_listen);
+        if listen.0.is_none() && listen.1.is_some() {
+            let problem = "is only there beside the gRPC port: set listen too";
+            return Err(ConfigError::new("ops_listen", problem).into());
+        }
         let (config, handlers) = self.settled()?;
         let threads = config.server.io_threads;
         let runtimes = Runtimes::start(threads).map_err(OpenError::Threads)?;
@@ -202,16 +216,22 @@ impl Builder {
 async fn open(
     mut config: Config,
     handlers: Handlers,
-    listen: Option<SocketAddr>,
+    (listen, ops_listen): (Option<SocketAddr>, Option<SocketAddr>),
     runtimes: Runtimes,
 ) -> Result<Sooner, OpenError> {
     let (front, closing) = if let Some(listen) = listen {
         config.server.listen = listen;
-        let server = Server::start_with(&config, handlers, &runtimes).await?;
+        let ports = if let Some(ops_listen) = ops_listen {
+            config.server.ops_listen = ops_listen;
+            Ports::BatchesAndOps
+        } else {
+            Ports::Batches
+        };
+        let server = Server::start_with(&config, handlers, ports, &runtimes).await?;
         let closing = server.closing();
         (Front::Server(Box::new(server)), closing)
     } else {
-        let node = Node::open(&config, handlers, Purpose::Serve, &runtimes)?;
+        let node = Node::open(&config, handlers, Purpose::Serve, Arc::default(), &runtimes)?;
         (Front::Engine(Box::new(node)), CancellationToken::new())
     };
     Ok(Sooner(Arc::new(Inner {

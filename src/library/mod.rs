@@ -211,6 +211,14 @@ impl Sooner {
         }
     }
 
+    /// Where its ops port listens, if it has one.
+    pub fn ops_listen(&self) -> Option<SocketAddr> {
+        match &*self.0.front {
+            Front::Engine(_) => None,
+            Front::Server(server) => server.ops_listen(),
+        }
+    }
+
     /// What opening the data directory found: work of an earlier process that goes on.
     pub fn found(&self) -> &Recovered {
         self.0.front.node().found()

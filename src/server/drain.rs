@@ -34,9 +34,11 @@ impl Server {
             self.node.readers_end_within(LAST_WORDS)
         );
         self.node.close();
-        self.ops_connections.stop_accepting();
-        self.health.end_ops_watches().await;
-        self.ops_connections.end_within(LAST_PROBE).await;
+        if let Some(ops_connections) = &self.ops_connections {
+            ops_connections.stop_accepting();
+            self.health.end_ops_watches().await;
+            ops_connections.end_within(LAST_PROBE).await;
+        }
         tracing::info!("drained");
     }
 }

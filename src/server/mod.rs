@@ -38,16 +38,25 @@ pub enum End {
     StoreFailed,
 }
 
+/// Which ports a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// The one that batches come in by.
+    Batches,
+    /// That, and the ops port.
+    BatchesAndOps,
+}
+
 /// A server whose ports accept.
 #[derive(Debug)]
 pub struct Server {
     node: Node,
     listen: SocketAddr,
-    ops_listen: SocketAddr,
+    ops_listen: Option<SocketAddr>,
     drain_delay: Duration,
     drain_grace: Duration,
     connections: Connections,
-    ops_connections: Connections,
+    ops_connections: Option<Connections>,
     health: Health,
     /// Ends the calls' streams.
     closing: CancellationToken,
@@ -57,17 +66,25 @@ impl Server {
     /// Binds the ports, opens the store, and serves. In this order, so that a port in use leaves the
     /// data directory untouched. The ops port answers while the store is being opened.
     pub async fn start(config: &Config, runtimes: &Runtimes) -> Result<Self, StartError> {
-        Self::start_with(config, Node::handlers(config)?, runtimes).await
+        let handlers = Node::handlers(config)?;
+        Self::start_with(config, handlers, Ports::BatchesAndOps, runtimes).await
     }
 
-    /// The same with these handlers in place of configured ones.
+    /// The same with these handlers in place of configured ones, and these ports.
     pub async fn start_with(
         config: &Config,
         handlers: Handlers,
+        ports: Ports,
         runtimes: &Runtimes,
     ) -> Result<Self, StartError> {
         let (listener, listen) = bind("--listen", config.server.listen).await?;
-        let (ops_listener, ops_listen) = bind("--ops-listen", config.server.ops_listen).await?;
+        let (ops_listener, ops_listen) = match ports {
+            Ports::Batches => (None, None),
+            Ports::BatchesAndOps => {
+                let (listener, listen) = bind("--ops-listen", config.server.ops_listen).await?;
+                (Some(listener), Some(listen))
+            }
+        };
 
         let metrics = Arc::new(Metrics::new());
         // Health says no before either port accepts.
@@ -79,7 +96,8 @@ impl Server {
         });
         let service = ops::service(Arc::clone(&ops), with_reflection(Routes::new(services.ops)));
         let bounds = ops_bounds(&metrics);
-        let ops_connections = Connections::accept(ops_listener, service, bounds, &runtimes.io);
+        let ops_connections = ops_listener
+            .map(|listener| Connections::accept(listener, service, bounds, &runtimes.io));
 
         let node = Node::open(
             config,
@@ -126,8 +144,8 @@ impl Server {
         self.listen
     }
 
-    /// Where its ops port listens.
-    pub fn ops_listen(&self) -> SocketAddr {
+    /// Where its ops port listens, if it has one.
+    pub fn ops_listen(&self) -> Option<SocketAddr> {
         self.ops_listen
     }
 

@@ -81,7 +81,7 @@ async fn results_of_items_that_compute_come_one_by_one() {
     }
     assert!(results.next().await.is_none());
     order.sort_unstable();
-    assert_eq!(order, Vec::from_iter(0..8));
+    assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
     sooner.close().await;
 }
 
