@@ -19,6 +19,9 @@ pub fn uuid() -> Uuid {
 }
 
 /// 128 bits nobody can guess: the fence of a lease.
+///
+/// # Panics
+/// If the operating system has no random bytes to give.
 pub fn nonce() -> u128 {
     NONCES.with_borrow_mut(|drawn| {
         if drawn.is_empty() {

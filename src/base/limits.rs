@@ -178,14 +178,69 @@ pub const WORK_HINT_LOST_MAX: Duration = Duration::from_secs(1);
 /// may be thousands of readers and each look is a read.
 pub const JOURNAL_HINT_LOST_MAX: Duration = Duration::from_secs(10);
 
-/// Connections at once. Below the usual limit of file descriptors that services run with.
+/// Connections at once, unless the configuration says otherwise or the process may open fewer files.
 pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Connections at once from one address. A proxy or sidecar brings all its clients from one address,
+/// but it needs few connections for them: each carries [`CONNECTION_STREAMS_MAX`] calls.
+pub const ADDRESS_CONNECTIONS_MAX: usize = 1000;
+
+/// File descriptors that connections leave to the store, to handlers and to everything else.
+pub const DESCRIPTORS_KEPT: u64 = 256;
+
+/// Open result streams in all. Each may pin [`STREAM_SEND_BYTES`] and a page while its reader is stuck.
+pub const WATCHERS_MAX: usize = 4096;
+
+/// Bytes of request messages in memory at once: sixteen of the largest, or the small ones of everybody.
+pub const REQUEST_BYTES_MAX: usize = 256 << 20;
+
+/// A message up to this size waits in a lane of its own, so that a cancel or a look-up never waits
+/// behind uploads.
+pub const SMALL_MESSAGE_BYTES: usize = 64 << 10;
+
+/// The small messages' lane is this part of the requests' budget, on top of it.
+pub const SMALL_LANE_DIVISOR: usize = 8;
+
+/// Fields of a request message besides its items, with room to spare: they are known and few.
+pub const OTHER_FIELDS_MAX: usize = 1000;
+
+/// How long a message may wait for its place in the budget before its caller is told to come back.
+pub const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Messages that may wait for the budget at once. Each pins what its stream's window lets in.
+pub const REQUEST_WAITERS_MAX: usize = 256;
 
 /// Bytes a client may send on one call before it is read: room for a large submit to keep flowing.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
 /// Bytes all calls of a connection may send before they are read.
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Bytes of results that one stream may have waiting in its connection. It is what a stuck reader pins;
+/// two frames of results keep a fast one busy.
+pub const STREAM_SEND_BYTES: usize = 32 << 10;
+
+/// How long a new connection has to say which protocol it speaks, and an HTTP/1 one for all it has to say.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes and count of an HTTP/1 request's headers.
+pub const HTTP1_HEADER_BYTES_MAX: usize = HEADER_BYTES_MAX as usize;
+
+/// See [`HTTP1_HEADER_BYTES_MAX`].
+pub const HTTP1_HEADERS_MAX: usize = 100;
+
+/// How long one request message may take to arrive once it has begun. While it arrives it holds its
+/// place in the budget: 16 MiB in a minute is a slow mobile line.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long calls may go on over a connection that has reached its age, where ages are limited.
+pub const AGE_GRACE: Duration = Duration::from_secs(600);
+
+/// Part of a connection's age that is left to chance, so that a restart's clients do not all come back at once.
+pub const AGE_JITTER: f64 = 0.1;
+
+/// How often the same trouble with connections is logged at most; what came in between is counted.
+pub const TROUBLE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often a silent connection is pinged; network address translators forget sooner than minutes.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

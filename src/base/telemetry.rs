@@ -1,8 +1,11 @@
 //! The door to logs: one subscriber for the process, on standard error.
 
 use std::io::IsTerminal as _;
+use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
+
+use super::{clock, limits};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,5 +35,48 @@ pub fn install(format: Format, filter: &str) {
     };
     if let Err(already) = installed {
         tracing::debug!(error = %already, "a subscriber is installed already");
+    }
+}
+
+/// Trouble that somebody else can cause as often as they like: it is logged seldom.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    told: Option<Instant>,
+    times: u64,
+}
+
+impl Seldom {
+    /// Call it once per occurrence. When a line is due it answers how often it came since the last one.
+    pub fn due(&mut self) -> Option<u64> {
+        self.due_at(clock::instant())
+    }
+
+    fn due_at(&mut self, now: Instant) -> Option<u64> {
+        self.times += 1;
+        let told_just_now = self
+            .told
+            .is_some_and(|told| now.saturating_duration_since(told) < limits::TROUBLE_LOG_INTERVAL);
+        if told_just_now {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_often_is_told_seldom_and_counted() {
+        let mut trouble = Seldom::default();
+        let start = clock::instant();
+        assert_eq!(trouble.due_at(start), Some(1));
+        assert_eq!(trouble.due_at(start), None);
+        assert_eq!(trouble.due_at(start), None);
+        let later = start + limits::TROUBLE_LOG_INTERVAL;
+        assert_eq!(trouble.due_at(later), Some(3));
+        assert_eq!(trouble.due_at(later), None);
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::layers::{Checked, Layers};
 use super::{
-    Config, ConfigError, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
-    StoreConfig, file, parallelism, parse_duration, parse_size,
+    Config, ConfigError, ConnectionTimes, HandlerConfig, LimitsConfig, LogConfig, QueueConfig,
+    ServerConfig, StoreConfig, file, parallelism, parse_duration, parse_size,
 };
 use crate::base::{limits, telemetry};
 use crate::domain::ids::QueueName;
@@ -111,6 +111,13 @@ impl Check {
                 Duration::from_secs(10),
             )?,
             io_threads: self.count("server.io_threads", server.io_threads, threads, 256)?,
+            connections: self.connection_times(server)?,
+            message_timeout: self.at_least(
+                MILLISECOND,
+                "server.message_timeout",
+                server.message_timeout.as_ref(),
+                limits::MESSAGE_TIMEOUT,
+            )?,
         })
     }
 
@@ -144,6 +151,54 @@ impl Check {
         Ok(address)
     }
 
+    fn connection_times(&self, server: &file::Server) -> Checked<ConnectionTimes> {
+        let time = |key, text: &Option<String>, default| {
+            self.at_least(MILLISECOND, key, text.as_ref(), default)
+        };
+        let age = server.max_connection_age.as_ref();
+        let age = age.map(|text| {
+            let key = "server.max_connection_age";
+            self.at_least(AGE_MIN, key, Some(text), AGE_MIN)
+        });
+        Ok(ConnectionTimes {
+            handshake_timeout: time(
+                "server.handshake_timeout",
+                &server.handshake_timeout,
+                limits::HANDSHAKE_TIMEOUT,
+            )?,
+            keepalive_interval: time(
+                "server.keepalive_interval",
+                &server.keepalive_interval,
+                limits::KEEPALIVE_INTERVAL,
+            )?,
+            keepalive_timeout: time(
+                "server.keepalive_timeout",
+                &server.keepalive_timeout,
+                limits::KEEPALIVE_TIMEOUT,
+            )?,
+            age_max: age.transpose()?,
+            age_grace: self.duration(
+                "server.max_connection_age_grace",
+                server.max_connection_age_grace.as_ref(),
+                limits::AGE_GRACE,
+            )?,
+        })
+    }
+
+    fn at_least(
+        &self,
+        least: Duration,
+        key: &str,
+        text: Option<&String>,
+        default: Duration,
+    ) -> Checked<Duration> {
+        let duration = self.duration(key, text, default)?;
+        if duration < least {
+            return Err(self.wrong(key, format!("is below the minimum {least:?}")));
+        }
+        Ok(duration)
+    }
+
     pub(super) fn store(&self, store: &file::Store, layers: &Layers) -> Checked<StoreConfig> {
         if let Some(data_dir) = &layers.data_dir {
             return Ok(StoreConfig {
@@ -172,6 +227,7 @@ impl Check {
         )?;
         let needed = limits::message_bytes_max(input_bytes);
         let message = wire.message_bytes.as_ref();
+        let message_bytes = self.size("limits.message_bytes", message, needed, MESSAGE_CEILING)?;
         Ok(LimitsConfig {
             submit_items: self.count(
                 "limits.submit_items",
@@ -186,8 +242,40 @@ impl Check {
                 limits::OUTPUT_BYTES_MAX,
                 limits::OUTPUT_BYTES_MAX,
             )?,
-            message_bytes: self.size("limits.message_bytes", message, needed, 1 << 30)?,
+            message_bytes,
+            request_bytes: self.request_bytes(wire, message_bytes)?,
+            connections: self.count(
+                "limits.connections",
+                wire.connections,
+                limits::CONNECTIONS_MAX,
+                1_000_000,
+            )?,
+            connections_per_address: self.count(
+                "limits.connections_per_address",
+                wire.connections_per_address,
+                limits::ADDRESS_CONNECTIONS_MAX,
+                1_000_000,
+            )?,
+            watchers: self.count(
+                "limits.watchers",
+                wire.watchers,
+                limits::WATCHERS_MAX,
+                1_000_000,
+            )?,
         })
+    }
+
+    fn request_bytes(&self, wire: &file::Limits, message_bytes: usize) -> Checked<usize> {
+        let key = "limits.request_bytes";
+        let default = limits::REQUEST_BYTES_MAX.max(message_bytes);
+        let bytes = self.size(key, wire.request_bytes.as_ref(), default, usize::MAX >> 4)?;
+        if bytes < message_bytes {
+            return Err(self.wrong(
+                key,
+                format!("{bytes} bytes have no room for one message of limits.message_bytes, {message_bytes}"),
+            ));
+        }
+        Ok(bytes)
     }
 
     pub(super) fn log(&self, log: &file::Log) -> Checked<LogConfig> {
@@ -230,16 +318,14 @@ impl Check {
         let config = QueueConfig {
             handler: self.handler(name, queue)?,
             slots: self.count(&key("slots"), queue.slots, default.slots, limits::SLOTS_MAX)?,
-            item_timeout: self.duration(
+            item_timeout: self.at_least(
+                MILLISECOND,
                 &key("item_timeout"),
                 queue.item_timeout.as_ref(),
                 default.item_timeout,
             )?,
             retry: self.retry(name, queue)?,
         };
-        if config.item_timeout < Duration::from_millis(1) {
-            return Err(self.wrong(&key("item_timeout"), "is below the minimum 1ms"));
-        }
         Ok((queue_name, config))
     }
 
@@ -346,3 +432,12 @@ pub fn command_line_handler(command: Vec<String>, environment: Environment) -> E
 
 /// How long a program has between TERM and KILL unless its queue says otherwise.
 const EXEC_KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// Below this a time limit is a mistake.
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Below this clients would do little but connect.
+const AGE_MIN: Duration = Duration::from_secs(1);
+
+/// The largest message that may be configured; lengths on the wire have 32 bits.
+const MESSAGE_CEILING: usize = 1 << 30;

@@ -25,6 +25,12 @@ pub(crate) struct Server {
     pub(crate) drain_grace: Option<String>,
     pub(crate) disconnect_grace: Option<String>,
     pub(crate) io_threads: Option<usize>,
+    pub(crate) handshake_timeout: Option<String>,
+    pub(crate) keepalive_interval: Option<String>,
+    pub(crate) keepalive_timeout: Option<String>,
+    pub(crate) message_timeout: Option<String>,
+    pub(crate) max_connection_age: Option<String>,
+    pub(crate) max_connection_age_grace: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +46,10 @@ pub(crate) struct Limits {
     pub(crate) input_bytes: Option<String>,
     pub(crate) output_bytes: Option<String>,
     pub(crate) message_bytes: Option<String>,
+    pub(crate) request_bytes: Option<String>,
+    pub(crate) connections: Option<usize>,
+    pub(crate) connections_per_address: Option<usize>,
+    pub(crate) watchers: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -75,6 +75,25 @@ pub struct ServerConfig {
     pub disconnect_grace: Duration,
     /// Threads that serve connections. Default half the processors, at least 1, at most 4.
     pub io_threads: usize,
+    /// Time limits of connections.
+    pub connections: ConnectionTimes,
+    /// How long one request message may take to arrive once it has begun. Default 60 s.
+    pub message_timeout: Duration,
+}
+
+/// `[server]`: how long connections may take and last.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionTimes {
+    /// Until a new connection has said which protocol it speaks. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Between two pings of a silent connection. Default 30 s.
+    pub keepalive_interval: Duration,
+    /// Until the answer to such a ping. Default 20 s.
+    pub keepalive_timeout: Duration,
+    /// After which clients are asked to connect anew, plus or minus a tenth; `None` (the default) for never.
+    pub age_max: Option<Duration>,
+    /// How long calls may go on after that. Default 10 min.
+    pub age_grace: Duration,
 }
 
 /// `[store]`: where batches are kept.
@@ -84,7 +103,7 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
 }
 
-/// `[limits]`: what one request may bring.
+/// `[limits]`: what one request may bring, and all of them together.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitsConfig {
     /// Items of one unary submit. Default 10,000.
@@ -95,6 +114,14 @@ pub struct LimitsConfig {
     pub output_bytes: usize,
     /// Bytes of one message. Default 16 MiB, or the input cap + 1 MiB if that is more.
     pub message_bytes: usize,
+    /// Bytes of all request messages in memory. Default 256 MiB, at least one message.
+    pub request_bytes: usize,
+    /// Connections in all. Default 10,000; fewer if the process may not open as many files.
+    pub connections: usize,
+    /// Connections from one address. Default 1,000.
+    pub connections_per_address: usize,
+    /// Open result streams in all. Default 4,096.
+    pub watchers: usize,
 }
 
 /// `[log]`: what is told on standard error.

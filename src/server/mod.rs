@@ -4,6 +4,7 @@
 //! gRPC port in front of one, and the ops port beside it.
 
 mod drain;
+mod front;
 mod health;
 mod listener;
 mod node;
@@ -22,7 +23,8 @@ use self::listener::{Bounds, Connections};
 pub use self::node::{Handlers, Node, Purpose, Runtimes, StartError};
 use self::ops::Ops;
 use crate::api::grpc::{
-    AnswerLayer, BatchApi, InputLimits, MeterLayer, Routes, methods, routes, with_reflection,
+    AnswerLayer, BatchApi, InputLimits, MeterLayer, RequestBudget, RequestLimits, Routes,
+    client_streams, methods, routes, with_reflection,
 };
 use crate::base::limits;
 use crate::base::metrics::Metrics;
@@ -95,7 +97,7 @@ impl Server {
             store: OnceLock::new(),
         });
         let service = ops::service(Arc::clone(&ops), with_reflection(Routes::new(services.ops)));
-        let bounds = ops_bounds(&metrics);
+        let bounds = Bounds::of_ops(config, &metrics);
         let ops_connections = ops_listener
             .map(|listener| Connections::accept(listener, service, bounds, &runtimes.io));
 
@@ -111,6 +113,7 @@ impl Server {
         let input = InputLimits {
             items_max: config.limits.submit_items,
             input_bytes_max: config.limits.input_bytes,
+            watchers_max: config.limits.watchers,
         };
         let batches = BatchApi::new(
             node.engine().clone(),
@@ -122,8 +125,10 @@ impl Server {
         let service = tower::ServiceBuilder::new()
             .layer(MeterLayer::new(Arc::clone(&metrics), methods()))
             .layer(AnswerLayer)
+            .layer(RequestBudget::new(request_limits(config), client_streams()))
             .service(routes.prepare());
-        let bounds = main_bounds(&metrics);
+        let bounds = Bounds::of_main(config, &metrics);
+        let service = front::service(service);
         let connections = Connections::accept(listener, service, bounds, &runtimes.io);
         health.enter(Phase::Serving).await;
         Ok(Self {
@@ -191,22 +196,12 @@ async fn bind(
     Ok((listener, address))
 }
 
-fn main_bounds(metrics: &Metrics) -> Bounds {
-    Bounds {
-        connections: limits::CONNECTIONS_MAX,
-        streams: limits::CONNECTION_STREAMS_MAX,
-        http1: false,
-        silence: None,
-        open: metrics.connections("main"),
-    }
-}
-
-fn ops_bounds(metrics: &Metrics) -> Bounds {
-    Bounds {
-        connections: limits::OPS_CONNECTIONS_MAX,
-        streams: limits::OPS_STREAMS_MAX,
-        http1: true,
-        silence: Some(limits::OPS_SILENCE_MAX),
-        open: metrics.connections("ops"),
+fn request_limits(config: &Config) -> RequestLimits {
+    let items = config.limits.submit_items;
+    RequestLimits {
+        message_bytes_max: config.limits.message_bytes,
+        message_fields_max: items.max(limits::CANCEL_ITEMS_MAX) + limits::OTHER_FIELDS_MAX,
+        request_bytes_max: config.limits.request_bytes,
+        message_timeout: config.server.message_timeout,
     }
 }

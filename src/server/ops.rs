@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
+use super::front::is_grpc;
 use super::health::{Health, Phase};
 use crate::api::grpc::Routes;
 use crate::base::metrics::Metrics;
@@ -58,12 +59,6 @@ pub(super) fn service(
             Ok(ops.answer(&request).await)
         }
     })
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A check of readiness: its name, and what is wrong if anything is.

@@ -8,10 +8,12 @@
     reason = "a test may panic, wait for a process and measure"
 )]
 
+mod attacks;
 mod bad_bytes;
 mod bad_input;
 mod bad_questions;
 mod cancel_batch;
+mod connections;
 mod create_batch;
 mod deadlines;
 mod disconnect;
@@ -31,6 +33,7 @@ mod metrics;
 mod ops;
 mod orphans;
 mod reflection;
+mod request_budget;
 mod retries;
 mod run;
 mod run_ends;

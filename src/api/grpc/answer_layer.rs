@@ -10,11 +10,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, Response};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::status::DOMAIN;
+use super::status::{DOMAIN, PUSHBACK};
 
 /// The layer around the gRPC routes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,7 +122,13 @@ fn explanation(status: &Status) -> Option<Status> {
         (status.code(), "TRANSPORT", message.to_owned())
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Some(Status::with_error_details(code, message, details))
+    let mut metadata = MetadataMap::new();
+    if code == Code::ResourceExhausted {
+        metadata.insert(PUSHBACK, MetadataValue::from_static("-1"));
+    }
+    Some(Status::with_error_details_and_metadata(
+        code, message, details, metadata,
+    ))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use tokio::sync::Semaphore;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,13 +30,15 @@ use crate::wire::{
     WatchBatchRequest, WatchBatchResponse, WatchEnded, WatchProgress, watch_batch_response,
 };
 
-/// Bounds of what a submit may bring.
+/// Bounds of what a submit may bring, and of how many may be read.
 #[derive(Clone, Copy, Debug)]
 pub struct InputLimits {
     /// Items of one submit.
     pub items_max: usize,
     /// Bytes of one input.
     pub input_bytes_max: usize,
+    /// Result streams that may be open at once.
+    pub watchers_max: usize,
 }
 
 /// The service.
@@ -45,6 +48,8 @@ pub struct BatchApi {
     input: InputLimits,
     closing: CancellationToken,
     tasks: Tasks,
+    /// Room for result streams: each pins memory while its reader is slow.
+    streams: Arc<Semaphore>,
 }
 
 pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -57,11 +62,13 @@ impl BatchApi {
         closing: CancellationToken,
         tasks: Tasks,
     ) -> Self {
+        let streams = Arc::new(Semaphore::new(input.watchers_max));
         Self {
             engine,
             input,
             closing,
             tasks,
+            streams,
         }
     }
 
@@ -77,14 +84,27 @@ impl BatchApi {
         &self.tasks
     }
 
-    pub(super) fn terms(&self, deadline: Deadline, progress: Option<Duration>) -> Terms {
-        Terms {
+    /// The terms of a stream, if there is room for one more. To be asked for before anything is
+    /// accepted: what is refused has changed nothing.
+    pub(super) fn terms(&self, deadline: Deadline, progress: Option<Duration>) -> Result<Terms> {
+        let place = Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| self.too_many_streams())?;
+        Ok(Terms {
             deadline,
             closing: self.closing.clone(),
             progress,
             stop_when_caught_up: false,
             states: Vec::new(),
-        }
+            _place: place,
+        })
+    }
+
+    fn too_many_streams(&self) -> Error {
+        let most = self.input.watchers_max;
+        let message = format!("{most} result streams are open, the server's limit");
+        Error::new(ErrorKind::Exhausted, "TOO_MANY_STREAMS", message)
+            .with("limit", "limits.watchers")
     }
 
     async fn accept(&self, deadline: Deadline, submission: Submission) -> Result<Submitted> {
@@ -115,6 +135,7 @@ impl BatchService for BatchApi {
             progress_interval: request.progress_interval,
         };
         let (submission, progress) = convert::submission(fields, self.input)?;
+        let terms = self.terms(deadline, progress)?;
         let Submitted {
             batch,
             created,
@@ -122,7 +143,7 @@ impl BatchService for BatchApi {
         } = self.accept(deadline, submission).await?;
         let feed = self.engine.follow(&batch, Order::Completion(Sequence(0)))?;
         let head = Arc::clone(&batch.head);
-        let reader = Reader::new(feed, batch, stream, self.terms(deadline, progress));
+        let reader = Reader::new(feed, batch, stream, terms);
         let results = messages(reader, move |event| match event {
             Event::Results(records, batch) => records
                 .into_iter()
@@ -172,6 +193,7 @@ impl BatchService for BatchApi {
         let deadline = Deadline::of(request.metadata());
         let request = request.into_inner();
         let watch = Watch::of(&request)?;
+        let mut terms = self.terms(deadline, Some(watch.progress))?;
         let batch = deadline.bound(self.engine.batch(&watch.batch_id)).await?;
         check_uid(&batch, &request.batch_uid)?;
         let feed = self.engine.follow(&batch, watch.from)?;
@@ -181,7 +203,6 @@ impl BatchService for BatchApi {
             oldest_sequence: 1,
             last_sequence: batch.last_sequence().0.into(),
         });
-        let mut terms = self.terms(deadline, Some(watch.progress));
         terms.stop_when_caught_up = request.stop_when_caught_up;
         terms.states = watch.states;
         let reader = Reader::new(feed, batch, stream, terms);

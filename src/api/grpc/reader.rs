@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ pub(crate) struct Terms {
     pub(crate) stop_when_caught_up: bool,
     /// Only results with one of these states; none means all.
     pub(crate) states: Vec<TerminalState>,
+    /// Its place among the open streams, for as long as it reads.
+    pub(crate) _place: OwnedSemaphorePermit,
 }
 
 /// A call that reads a batch.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::server::NamedService;
 pub use tonic::service::Routes;
 use tonic_reflection::server::Builder;
@@ -47,15 +47,28 @@ pub fn with_reflection(routes: Routes) -> Routes {
 /// # Panics
 /// If the descriptors that were built in cannot be read.
 pub fn methods() -> HashSet<String> {
+    methods_that(|_| true)
+}
+
+/// The names of those whose requests are streams of messages.
+///
+/// # Panics
+/// If the descriptors that were built in cannot be read.
+pub fn client_streams() -> HashSet<String> {
+    methods_that(MethodDescriptorProto::client_streaming)
+}
+
+fn methods_that(are_so: impl Fn(&MethodDescriptorProto) -> bool) -> HashSet<String> {
     let sets = DESCRIPTORS
         .map(|set| FileDescriptorSet::decode(set).expect("the built-in descriptors are sound"));
-    let files = sets.iter().flat_map(|set| &set.file);
-    let names = files.flat_map(|file| {
-        file.service.iter().flat_map(|service| {
-            let path = format!("{}.{}", file.package(), service.name());
-            let methods = service.method.iter();
-            methods.map(move |method| format!("{path}/{}", method.name()))
-        })
+    let services = sets.iter().flat_map(|set| {
+        let files = set.file.iter();
+        files.flat_map(|file| file.service.iter().map(move |service| (file, service)))
+    });
+    let names = services.flat_map(|(file, service)| {
+        let path = format!("{}.{}", file.package(), service.name());
+        let methods = service.method.iter().filter(|method| are_so(method));
+        methods.map(move |method| format!("{path}/{}", method.name()))
     });
     names.collect()
 }
@@ -83,5 +96,18 @@ mod tests {
         ] {
             assert!(methods.contains(name), "{methods:?}");
         }
+    }
+
+    #[test]
+    fn calls_whose_requests_are_streams_are_known() {
+        let streams = client_streams();
+        for name in [
+            "sooner.v1.BatchService/StreamBatch",
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(streams.contains(name), "{streams:?}");
+        }
+        assert_eq!(streams.len(), 3, "{streams:?}");
     }
 }

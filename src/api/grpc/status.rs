@@ -14,6 +14,9 @@ use crate::error::{Error, ErrorKind};
 /// The domain of every reason of ours.
 pub(crate) const DOMAIN: &str = "sooner.v1";
 
+/// The trailer that tells a client's own retries when to come, or with a negative number not to.
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// How long a caller should wait before it tries again what was refused for lack of room.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -45,9 +48,12 @@ impl From<Error> for Status {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         if error.kind() == ErrorKind::Exhausted {
+            let limit = error.metadata().iter().find(|(key, _)| *key == "limit");
+            let subject = limit.map_or("server", |(_, limit)| limit.as_str());
+            details.add_quota_failure_violation(subject, short(error.message()));
             let millis = RETRY_DELAY.as_millis().to_string();
             metadata.insert(
-                "grpc-retry-pushback-ms",
+                PUSHBACK,
                 millis.parse().expect("digits are a header's value"),
             );
         }
@@ -108,6 +114,15 @@ mod tests {
         assert_eq!(
             status.get_error_details().retry_info().unwrap().retry_delay,
             Some(RETRY_DELAY)
+        );
+        let details = status.get_error_details();
+        let violations = &details.quota_failure().unwrap().violations;
+        assert_eq!(
+            (
+                violations[0].subject.as_str(),
+                violations[0].description.as_str()
+            ),
+            ("server", "full")
         );
     }
 }

@@ -66,6 +66,7 @@ impl BatchApi {
         let mut requests = request.into_inner();
         let start = first(deadline, &mut requests).await?;
         let start = convert::start(start)?;
+        let terms = self.terms(deadline, Some(start.progress))?;
         let upload = deadline
             .bound(self.engine().open_upload(start.upload))
             .await?;
@@ -74,7 +75,6 @@ impl BatchApi {
             .engine()
             .follow(&batch, Order::Completion(start.after))?;
         let reading = self.engine().attach(&batch);
-        let terms = self.terms(deadline, Some(start.progress));
         let reader = Reader::new(feed, batch.clone(), reading, terms);
         let omit_output = start.omit_output;
         let results = messages(reader, move |event| said_of(event, omit_output));

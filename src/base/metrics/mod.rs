@@ -11,13 +11,13 @@ mod returned;
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub(crate) use self::queue::{AttemptEnd, QueueMetrics};
 pub(crate) use self::returned::Returned;
+pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
 /// A metric with labels of which only some values are known beforehand.
@@ -39,6 +39,7 @@ pub struct Metrics {
     pub(crate) items_terminal: Labelled<Counter, 1>,
     pub(crate) watchers: Gauge,
     pub(crate) connections: Labelled<Gauge, 1>,
+    connections_refused: Labelled<Counter, 1>,
     pub(crate) rejected: Labelled<Counter, 1>,
     calls: Histograms<2>,
     pub(crate) store_commit: Histogram,
@@ -98,6 +99,10 @@ impl Metrics {
         let flow = Flow::new(&mut all);
         let watchers = all.gauge("watchers", "Readers that follow a batch now");
         let connections = all.labelled("connections", "Open connections by port");
+        let connections_refused = all.labelled(
+            "connections_refused",
+            "Connections that were closed as they came, because as many were open as may be, by port",
+        );
         let rejected = all.labelled(
             "rejected",
             "Calls that were refused before their answer began, by reason",
@@ -130,6 +135,7 @@ impl Metrics {
             items_terminal: flow.items_terminal,
             watchers,
             connections,
+            connections_refused,
             rejected,
             calls,
             store_commit,
@@ -172,6 +178,12 @@ impl Metrics {
     /// The open connections of one port. Ask once and keep it.
     pub(crate) fn connections(&self, port: &str) -> Gauge {
         self.connections.get_or_create_owned(&label("port", port))
+    }
+
+    /// Those of them that were closed as they came. Ask once and keep it.
+    pub(crate) fn connections_refused(&self, port: &str) -> Counter {
+        self.connections_refused
+            .get_or_create_owned(&label("port", port))
     }
 
     /// Takes over what is accepted and not over, for the next [`Metrics::text`].

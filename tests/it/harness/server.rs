@@ -18,6 +18,7 @@ pub(crate) struct ServerSetup {
     root: TempDir,
     config: String,
     environment: Vec<(String, String)>,
+    open_files: Option<u32>,
 }
 
 /// A running server. Dropping it kills it.
@@ -36,6 +37,7 @@ impl ServerSetup {
             root,
             config: config.to_owned(),
             environment: Vec::new(),
+            open_files: None,
         }
     }
 
@@ -47,6 +49,12 @@ impl ServerSetup {
     /// Sets a variable of the server's environment.
     pub(crate) fn with_environment(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Lets the server open this many files and connections at once.
+    pub(crate) fn with_open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
         self
     }
 
@@ -68,7 +76,16 @@ impl ServerSetup {
     /// The same with this address for the ops port.
     pub(crate) fn command_with_ops(&self, ops_address: &str) -> Command {
         std::fs::write(self.path("sooner.toml"), &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sooner"));
+        let program = env!("CARGO_BIN_EXE_sooner");
+        let mut command = Command::new(if self.open_files.is_some() {
+            "sh"
+        } else {
+            program
+        });
+        if let Some(most) = self.open_files {
+            let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+            command.args(["-c", &limited, program]);
+        }
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--ops-listen", ops_address, "--config"])
