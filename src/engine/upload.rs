@@ -91,8 +91,9 @@ impl Engine {
         } else {
             self.new_upload(start).await?
         };
-        let attachment = self.0.uploads.attach(&batch);
-        // Read after the attach: what an earlier caller still had under way is in it or refused.
+        let attachment = self.0.uploads.attach(&batch).await;
+        // Read after the attach: from now on only this caller appends, but for the one chunk that an
+        // earlier one may have under way, and an end by the open timeout is in it.
         let batch = self.batch(&batch.head.id).await?;
         Ok(Upload {
             engine: self.clone(),

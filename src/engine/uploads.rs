@@ -30,6 +30,16 @@ struct Open {
     since: Timestamp,
     /// Tells the caller that goes on with it that another one does.
     superseded: Option<CancellationToken>,
+    /// Fires when an attempt to end it is over: whoever wants to attach waits for that.
+    ending: Option<CancellationToken>,
+}
+
+/// An overdue upload that is being ended: until this falls nobody can attach.
+#[derive(Debug)]
+struct Ending {
+    uploads: Uploads,
+    head: Arc<BatchHead>,
+    over: CancellationToken,
 }
 
 /// A caller that goes on with an upload. Dropping it says that the caller has gone.
@@ -49,6 +59,7 @@ impl Uploads {
                 head: batch.head,
                 since: now,
                 superseded: None,
+                ending: None,
             };
             (upload.head.no, upload)
         });
@@ -57,22 +68,45 @@ impl Uploads {
     }
 
     /// Counts a caller as the one that goes on with the upload, in place of an earlier one.
-    pub(crate) fn attach(&self, batch: &Batch) -> Attachment {
+    ///
+    /// Waits while the upload's end is being written: read the batch afterwards. Cancel safe.
+    pub(crate) async fn attach(&self, batch: &Batch) -> Attachment {
+        loop {
+            let attached = self.try_attach(&mut self.open(), batch);
+            match attached {
+                Ok(attachment) => return attachment,
+                Err(ending) => ending.cancelled().await,
+            }
+        }
+    }
+
+    fn try_attach(
+        &self,
+        open: &mut HashMap<BatchNo, Open>,
+        batch: &Batch,
+    ) -> Result<Attachment, CancellationToken> {
         let superseded = CancellationToken::new();
+        let earlier = open.get(&batch.head.no);
+        if let Some(ending) = earlier.and_then(|earlier| earlier.ending.clone()) {
+            return Err(ending);
+        }
         let upload = Open {
             head: Arc::clone(&batch.head),
             since: clock::now(),
             superseded: Some(superseded.clone()),
+            ending: None,
         };
-        let earlier = self.open().insert(batch.head.no, upload);
-        if let Some(earlier) = earlier.and_then(|earlier| earlier.superseded) {
-            earlier.cancel();
+        // Before the lock falls: a caller that leaves just now must find that it is superseded.
+        if let Some(earlier) = open.insert(batch.head.no, upload)
+            && let Some(superseded) = earlier.superseded
+        {
+            superseded.cancel();
         }
-        Attachment {
+        Ok(Attachment {
             uploads: self.clone(),
             batch: batch.head.no,
             superseded,
-        }
+        })
     }
 
     /// Ends uploads whose time is over, until `draining`.
@@ -82,37 +116,57 @@ impl Uploads {
                 () = draining.cancelled() => return,
                 () = tokio::time::sleep(limits::OPEN_TIMEOUT_LOOK) => {}
             }
-            for head in self.overdue(clock::now()) {
-                match self.end(&head).await {
-                    Ok(()) => {
-                        tracing::info!(batch = %head.id, then = ?head.upload.map(|terms| terms.on_open_timeout), "nobody went on with an upload within its open_timeout");
-                    }
-                    Err(StoreError::Sealed | StoreError::Ended | StoreError::NoBatch) => {}
-                    Err(error) => {
-                        // A full disk, perhaps: it is looked at again.
-                        tracing::warn!(batch = %head.id, %error, "an upload could not be ended");
-                        continue;
-                    }
+            self.forget_ended();
+            for batch in self.overdue(clock::now()) {
+                let Some(ending) = self.begin_end(batch, clock::now()) else {
+                    continue;
+                };
+                tokio::select! {
+                    biased;
+                    // An end waits for room on a full disk; a drain does not wait for that.
+                    () = draining.cancelled() => return,
+                    () = self.end(&ending) => {}
                 }
-                self.forget_unless_attached(head.no);
             }
         }
     }
 
-    fn overdue(&self, now: Timestamp) -> Vec<Arc<BatchHead>> {
-        let is_overdue = |upload: &&Open| {
-            let terms = upload.head.upload.unwrap_or_default();
-            let open_timeout = terms.open_timeout.unwrap_or(limits::OPEN_TIMEOUT_DEFAULT);
-            upload.superseded.is_none() && upload.since.plus(open_timeout) <= now
-        };
+    fn overdue(&self, now: Timestamp) -> Vec<BatchNo> {
         let open = self.open();
-        open.values()
-            .filter(is_overdue)
-            .map(|upload| Arc::clone(&upload.head))
-            .collect()
+        let overdue = open.iter().filter(|(_, upload)| upload.is_overdue(now));
+        overdue.map(|(&batch, _)| batch).collect()
     }
 
-    async fn end(&self, head: &BatchHead) -> Result<(), StoreError> {
+    /// Keeps callers from attaching, unless one is there by now.
+    fn begin_end(&self, batch: BatchNo, now: Timestamp) -> Option<Ending> {
+        let mut open = self.open();
+        let upload = open
+            .get_mut(&batch)
+            .filter(|upload| upload.is_overdue(now))?;
+        let over = CancellationToken::new();
+        upload.ending = Some(over.clone());
+        Some(Ending {
+            uploads: self.clone(),
+            head: Arc::clone(&upload.head),
+            over,
+        })
+    }
+
+    async fn end(&self, ending: &Ending) {
+        let head = &ending.head;
+        match self.try_end(head).await {
+            Ok(()) => {
+                tracing::info!(batch = %head.id, then = ?head.upload.map(|terms| terms.on_open_timeout), "nobody went on with an upload within its open_timeout");
+            }
+            Err(StoreError::Sealed | StoreError::Ended | StoreError::NoBatch) => {}
+            Err(error) => {
+                // It is looked at again.
+                tracing::warn!(batch = %head.id, %error, "an upload could not be ended");
+            }
+        }
+    }
+
+    async fn try_end(&self, head: &BatchHead) -> Result<(), StoreError> {
         let store = &self.0.store;
         let batch = store.batch(&head.id).await?;
         if batch.state != BatchState::Open {
@@ -130,18 +184,32 @@ impl Uploads {
         }
     }
 
-    fn forget_unless_attached(&self, batch: BatchNo) {
-        let mut open = self.open();
-        if open
-            .get(&batch)
-            .is_some_and(|upload| upload.superseded.is_none())
-        {
-            open.remove(&batch);
-        }
+    /// Forgets uploads that take no more items, however they ended, once nobody is attached.
+    fn forget_ended(&self) {
+        let store = &self.0.store;
+        self.open()
+            .retain(|&batch, upload| upload.superseded.is_some() || store.is_open(batch));
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<BatchNo, Open>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(upload) = self.uploads.open().get_mut(&self.head.no) {
+            upload.ending = None;
+        }
+        self.over.cancel();
+    }
+}
+
+impl Open {
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        let terms = self.head.upload.unwrap_or_default();
+        let open_timeout = terms.open_timeout.unwrap_or(limits::OPEN_TIMEOUT_DEFAULT);
+        self.superseded.is_none() && self.since.plus(open_timeout) <= now
     }
 }
 
@@ -161,11 +229,121 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // Whoever superseded this caller stands there now.
+        let mut open = self.uploads.open();
+        // Under the lock: whoever superseded this caller stands there now.
         if !self.superseded.is_cancelled()
-            && let Some(upload) = self.uploads.open().get_mut(&self.batch)
+            && let Some(upload) = open.get_mut(&self.batch)
         {
             upload.superseded = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::{entropy, tasks};
+    use crate::domain::fingerprint::fingerprint;
+    use crate::domain::ids::{BatchUid, QueueName};
+    use crate::domain::item::ItemSpec;
+    use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
+    use crate::store::{Content, Created, NewBatch, StoreOptions};
+
+    async fn upload(store: &Store) -> Batch {
+        let options = BatchOptions::default();
+        let new = NewBatch {
+            id: None,
+            request_id: None,
+            uid: BatchUid(entropy::uuid()),
+            fingerprint: fingerprint(None, &options, &[]),
+            queue: QueueName::default(),
+            options,
+            on_disconnect: OnDisconnect::Continue,
+            content: Content::Appended(UploadTerms::default()),
+        };
+        let created = store.create_batch(new).await.unwrap();
+        let (Created::New(batch) | Created::Existing(batch)) = created;
+        batch
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: dir.path().to_owned(),
+            ballast: false,
+        };
+        let (store, _) = Store::open(&options).unwrap();
+        (dir, store)
+    }
+
+    fn later() -> Timestamp {
+        clock::now().plus(limits::OPEN_TIMEOUT_DEFAULT + Duration::from_secs(1))
+    }
+
+    #[tokio::test]
+    async fn nobody_attaches_to_an_upload_while_it_is_ended() {
+        let (_dir, store) = store();
+        let batch = upload(&store).await;
+        let no = batch.head.no;
+        let items = Arc::new(vec![ItemSpec::default()]);
+        store.append_items(no, 0, items).await.unwrap();
+        let uploads = Uploads::of(store.clone());
+        let ending = uploads.begin_end(no, later()).unwrap();
+        let mut attach = Box::pin(uploads.attach(&batch));
+        assert!(
+            futures_util::poll!(&mut attach).is_pending(),
+            "whoever attached now would lose the batch under its feet"
+        );
+        uploads.end(&ending).await;
+        drop(ending);
+        let attached = attach.await;
+        let read = store.batch(&batch.head.id).await.unwrap();
+        assert_ne!(read.state, BatchState::Open, "the caller is told so");
+        uploads.forget_ended();
+        assert_eq!(uploads.open().len(), 1, "somebody is attached");
+        drop(attached);
+        uploads.forget_ended();
+        assert_eq!(uploads.open().len(), 0);
+        store.close();
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_not_ended_once_somebody_is_attached() {
+        let (_dir, store) = store();
+        let batch = upload(&store).await;
+        let uploads = Uploads::of(store.clone());
+        assert_eq!(uploads.overdue(later()), [batch.head.no]);
+        let attached = uploads.attach(&batch).await;
+        assert!(uploads.begin_end(batch.head.no, later()).is_none());
+        drop(attached);
+        uploads.forget_ended();
+        assert!(uploads.begin_end(batch.head.no, later()).is_some());
+        store.close();
+    }
+
+    // Its place was taken away if it left between the other's entry and the word that it is superseded.
+    #[tokio::test]
+    async fn a_caller_that_leaves_as_another_comes_does_not_take_its_place_away() {
+        let (_dir, store) = store();
+        let batch = upload(&store).await;
+        let uploads = Uploads::of(store.clone());
+        for _ in 0..50 {
+            let first = uploads.attach(&batch).await;
+            let mut open = uploads.open();
+            let leaves = tasks::thread("leaves", move || drop(first));
+            // It should have come as far as it can: to the lock.
+            (0..200).for_each(|_| std::thread::yield_now());
+            let second = uploads.try_attach(&mut open, &batch).unwrap();
+            drop(open);
+            leaves.join().unwrap();
+            assert!(
+                uploads.open()[&batch.head.no].superseded.is_some(),
+                "it was forgotten"
+            );
+            drop(second);
+        }
+        store.close();
     }
 }

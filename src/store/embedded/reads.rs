@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{Store, rows};
 use crate::base::limits;
-use crate::domain::batch::Batch;
+use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::{BatchId, BatchNo, ItemKey, RequestId, Sequence};
 use crate::domain::item::ItemSpec;
 use crate::store::{Damaged, ItemView, Page, StoreError};
@@ -93,6 +93,19 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         scheduler.open_uploads()
+    }
+
+    /// Whether the batch is an upload that takes more items.
+    pub fn is_open(&self, batch: BatchNo) -> bool {
+        let scheduler = self
+            .0
+            .shared
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        scheduler
+            .batch(batch)
+            .is_some_and(|live| live.state == BatchState::Open)
     }
 
     /// The indexes of items that their caller named, in the order asked for.
