@@ -47,4 +47,5 @@ async fn nothing_that_was_seen_is_lost_when_the_server_is_killed() {
         hits.unfinished > 0,
         "no kill met an unfinished batch: {hits:?}"
     );
+    assert!(hits.uploads > 0, "no kill met an upload: {hits:?}");
 }

@@ -42,6 +42,7 @@ fn submit(key: &str, inputs: &[(&str, Fate)]) -> Arc<Submit> {
     Arc::new(Submit {
         key: key.to_owned(),
         by_request_id: false,
+        uploaded: false,
         queue: "exec",
         named: false,
         items: inputs.iter().map(plan).collect(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::item_rules::CancelFacts;
 use super::journal::{Journal, Marks};
 use super::submit_rules::KeyFacts;
+use super::upload_rules::UploadFacts;
 use super::{Answer, Asked, Call, Event, Execution, Submit};
 use sooner::wire::Item;
 use tonic::Code;
@@ -34,6 +35,8 @@ pub(crate) enum Rule {
     I9,
     /// A repeated submit creates nothing new; other content is refused.
     I10,
+    /// An upload is what its callers sent, in their order, and as long as their finish said.
+    Upload,
     /// What is refused with our `ErrorInfo` was not stored.
     Refusal,
     /// An item ends as its handler and its callers made it end.
@@ -74,6 +77,8 @@ pub(crate) struct Hits {
     pub(crate) submits: usize,
     /// Kills that met an accepted batch before its end.
     pub(crate) unfinished: usize,
+    /// Kills that broke the call of an upload.
+    pub(crate) uploads: usize,
     /// Items that were given up after too many crashes.
     pub(crate) given_up: usize,
 }
@@ -99,6 +104,10 @@ pub(super) struct CallFacts<'a> {
     pub(super) cursor: u64,
     pub(super) marks: Marks,
     pub(super) attached: bool,
+    /// Of an upload: where it was opened, the most items it was told, and whether it said something wrong.
+    pub(super) opened: Option<usize>,
+    pub(super) durable: u64,
+    pub(super) wrong: bool,
     pub(super) ended: bool,
     pub(super) over: bool,
 }
@@ -110,6 +119,7 @@ pub(super) struct BatchFacts<'a> {
     /// What was accepted, and the positions at which that was first sent and first told.
     pub(super) accepted: Option<(&'a Arc<Submit>, usize, usize)>,
     pub(super) journal: Journal<'a>,
+    pub(super) upload: UploadFacts,
     /// The last look at each item, and its position.
     pub(super) items: BTreeMap<u64, (usize, &'a Item)>,
     pub(super) cancels: Vec<CancelFacts<'a>>,
@@ -134,7 +144,7 @@ pub(crate) struct Facts<'a> {
 
 impl Rule {
     /// All of them.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -145,6 +155,7 @@ impl Rule {
         Self::I8,
         Self::I9,
         Self::I10,
+        Self::Upload,
         Self::Refusal,
         Self::Fate,
         Self::Attempts,
@@ -177,6 +188,7 @@ impl<'a> Facts<'a> {
                     }
                 }
                 Event::Sent(call, life, asked) => facts.sent(at, *call, *life, asked),
+                Event::Said(call, piece) => facts.said(at, *call, *piece),
                 Event::Came(call, answer) => facts.came(at, *call, answer),
             }
         }
@@ -228,6 +240,10 @@ impl<'a> Facts<'a> {
                 .values()
                 .any(|key| key.is_in_doubt_in(number + 1, &self.calls));
             hits.submits += usize::from(in_doubt);
+            let mut broken = self.breaks.iter().map(|(_, call, _)| &self.calls[call]);
+            let is_upload = |call: &CallFacts<'_>| call.opened.is_some();
+            let upload = broken.any(|call| call.life == number + 1 && is_upload(call));
+            hits.uploads += usize::from(upload);
             let unfinished = self.batches.values().any(|batch| {
                 let accepted = batch.accepted.is_some_and(|(_, _, told)| told < died);
                 let end = batch.journal.end();
@@ -261,10 +277,18 @@ impl<'a> Facts<'a> {
             Asked::GetBatch(id) | Asked::GetItem(id, _) | Asked::Cancel(id, _) => {
                 (Some(id.as_str()), 0)
             }
-            Asked::Submit(submit) => {
+            Asked::Submit(submit) | Asked::Upload(submit, _) => {
                 let key = self.keys.entry(&submit.key).or_default();
                 key.sends.push((call, submit));
-                (None, 0)
+                let after = match asked {
+                    Asked::Upload(_, opening) => opening.after,
+                    Asked::Submit(_)
+                    | Asked::Watch(..)
+                    | Asked::GetBatch(_)
+                    | Asked::GetItem(..)
+                    | Asked::Cancel(..) => 0,
+                };
+                (None, after)
             }
         };
         let facts = CallFacts {
@@ -275,6 +299,9 @@ impl<'a> Facts<'a> {
             cursor,
             marks: [0; 5],
             attached: false,
+            opened: None,
+            durable: 0,
+            wrong: false,
             ended: false,
             over: false,
         };
@@ -284,6 +311,8 @@ impl<'a> Facts<'a> {
     fn came(&mut self, at: usize, call: Call, answer: &'a Answer) {
         match answer {
             Answer::Accepted(id, uid, created) => self.accepted(at, call, (id, uid), *created),
+            Answer::Opened(opened) => self.opened(at, call, opened),
+            Answer::Durable(items, sealed) => self.durable(at, call, (*items, *sealed)),
             Answer::Attached(batch) => self.attached(at, call, batch),
             Answer::Result(seen) => self.result(at, call, seen),
             Answer::Progress(last, counts) => self.progress(at, call, *last, counts),
@@ -320,10 +349,13 @@ impl<'a> Facts<'a> {
         let (asked, sent, batch_id) = (facts.asked, facts.sent, facts.batch_id);
         let about = batch_id.unwrap_or_default().to_owned();
         let said = format!("call {call} was refused with {code:?} {reason}");
-        if let Asked::Submit(submit) = asked
+        if let Some(submit) = asked.submit()
             && batch_id.is_none()
         {
             return self.submit_refused(at, call, submit, (code, reason));
+        }
+        if matches!(asked, Asked::Upload(..)) {
+            return self.upload_refused(at, call, (code, reason));
         }
         let batch = self.batches.get(&*about);
         let told = batch.and_then(|batch| batch.accepted.map(|(_, _, told)| told));
@@ -355,13 +387,15 @@ impl<'a> Facts<'a> {
         let key = key.map_or(about, |(submit, _, _)| submit.key.as_str());
         let is_about = |event: &Event| match event {
             Event::Started(_) | Event::Died(_) => true,
-            Event::Sent(call, ..) | Event::Came(call, _) => match self.calls[call].asked {
-                Asked::Submit(submit) => submit.key == key,
-                Asked::Watch(id, _)
-                | Asked::GetBatch(id)
-                | Asked::GetItem(id, _)
-                | Asked::Cancel(id, _) => id == about,
-            },
+            Event::Sent(call, ..) | Event::Said(call, _) | Event::Came(call, _) => {
+                match self.calls[call].asked {
+                    Asked::Submit(submit) | Asked::Upload(submit, _) => submit.key == key,
+                    Asked::Watch(id, _)
+                    | Asked::GetBatch(id)
+                    | Asked::GetItem(id, _)
+                    | Asked::Cancel(id, _) => id == about,
+                }
+            }
         };
         let line = |(place, event): (usize, &Event)| {
             let mark = if place == at { '>' } else { ' ' };

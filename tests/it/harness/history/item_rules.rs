@@ -74,7 +74,9 @@ impl<'a> Facts<'a> {
                 let text = "was accepted and not over at the end of the run".to_owned();
                 found.push((Rule::I8, told, text));
             }
-            for index in 0..submit.items.len() {
+            let total = batch.total(submit);
+            found.extend(self.judge_upload(id, batch, submit));
+            for index in 0..total.min(submit.items.len()) {
                 match batch.journal.of_item(index as u64) {
                     Some(sighting) => found.extend(self.judge_end(id, batch, submit, sighting)),
                     None => found.push((Rule::I3, told, format!("item {index} has no result"))),
@@ -186,7 +188,7 @@ impl<'a> Facts<'a> {
             let ends = batch.journal.results().filter(of);
             ends.filter(|it| it.seen.state == i32::from(state)).count() as u64
         };
-        let all = submit.items.len();
+        let all = batch.total(submit);
         let named = (0..all).filter(|&index| cancel.names(&submit.item_id(index)));
         let named = named.count() as u64;
         if waited + stopping + finished != named {

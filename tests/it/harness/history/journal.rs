@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check::{BatchFacts, Facts, Rule};
 use super::line::told;
-use super::{Asked, Call, Seen};
+use super::{Asked, Call, Opening, Seen};
 use sooner::wire::{Batch, BatchState, Counts, Item, ItemState};
 
 /// What has been seen of a batch's journal and counts, by anyone.
@@ -29,7 +29,8 @@ pub(super) struct Sighting<'a> {
 impl Sighting<'_> {
     /// Whether an item that is looked at has the result that was read.
     pub(super) fn agrees_with(&self, item: &Item) -> bool {
-        item.result.clone().map(Seen::of).as_deref() == Some(self.seen)
+        let result = item.result.clone().map(Seen::of);
+        result.is_some_and(|result| result.is_of_one_record_with(self.seen))
     }
 }
 
@@ -69,7 +70,7 @@ impl<'a> Journal<'a> {
         let mut breaches = Vec::new();
         let other = self.by_sequence.entry(seen.sequence);
         let first = *other.or_insert(Sighting { at, life, seen });
-        if first.seen != seen {
+        if !first.seen.is_of_one_record_with(seen) {
             let same_item = first.seen.index == seen.index;
             let rule = if same_item { Rule::I1 } else { Rule::I4 };
             let text = format!("{seen}, but it had been seen as {}", first.seen);
@@ -130,11 +131,11 @@ impl<'a> Journal<'a> {
 }
 
 /// A breach between two lives is one of durability.
-fn across(rule: Rule, first: usize, second: usize) -> Rule {
+pub(super) fn across(rule: Rule, first: usize, second: usize) -> Rule {
     if first == second { rule } else { Rule::I2 }
 }
 
-fn is_over(batch: &Batch) -> bool {
+pub(super) fn is_over(batch: &Batch) -> bool {
     matches!(
         BatchState::try_from(batch.state),
         Ok(BatchState::Completed | BatchState::Cancelled)
@@ -157,7 +158,8 @@ impl<'a> Facts<'a> {
     pub(super) fn result(&mut self, at: usize, call: Call, seen: &'a Seen) {
         let facts = self.call(call);
         let (life, due, ended) = (facts.life, facts.cursor + 1, facts.ended || facts.over);
-        let unattached = matches!(facts.asked, Asked::Watch(..)) && !facts.attached;
+        let opens = matches!(facts.asked, Asked::Watch(..) | Asked::Upload(..));
+        let unattached = opens && !facts.attached;
         facts.cursor = seen.sequence;
         facts.marks[0] = seen.sequence;
         let id = seen.batch_id.as_str();
@@ -183,7 +185,10 @@ impl<'a> Facts<'a> {
         let mut breaches = batch.journal.see(at, life, seen);
         if let Some((submit, _, _)) = batch.accepted {
             let total = submit.items.len() as u64;
-            if seen.remaining_count != total.checked_sub(seen.sequence) {
+            let upload = &mut batch.upload;
+            if submit.uploaded {
+                breaches.extend(upload.see(at, seen));
+            } else if seen.remaining_count != total.checked_sub(seen.sequence) {
                 let text = format!("{seen}: {:?} remaining of {total}", seen.remaining_count);
                 breaches.push((Rule::I6, text));
             }
@@ -232,12 +237,15 @@ impl<'a> Facts<'a> {
         let id = facts.batch_id.unwrap_or_default();
         let batch = self.batches.entry(id).or_default();
         let total = batch.accepted.map(|(submit, _, _)| submit.items.len());
-        let told_all = if let Asked::Watch(_, after) = asked {
-            batch.read_in = if *after == 0 { life } else { batch.read_in };
-            ended
-        } else {
-            batch.read_in = life;
-            total.is_none_or(|total| cursor == total as u64)
+        let told_all = match asked {
+            Asked::Watch(_, after) | Asked::Upload(_, Opening { after, .. }) => {
+                batch.read_in = if *after == 0 { life } else { batch.read_in };
+                ended
+            }
+            Asked::Submit(_) | Asked::GetBatch(_) | Asked::GetItem(..) | Asked::Cancel(..) => {
+                batch.read_in = life;
+                total.is_none_or(|total| cursor == total as u64)
+            }
         };
         if twice || !told_all {
             let text = format!("a stream ended with OK at #{cursor} of {total:?}");
@@ -253,6 +261,9 @@ impl<'a> Facts<'a> {
         self.counts(at, call, (id, batch.last_sequence), &counts);
         let ended = self.batches.entry(id).or_default();
         if let Some((rule, text)) = ended.journal.end_with(at, sent, batch) {
+            self.breach(rule, at, id, text);
+        }
+        for (rule, text) in self.upload_stands(sent, call, batch) {
             self.breach(rule, at, id, text);
         }
         let all_told = ends(&counts) == counts.total && batch.finish_time.is_some();
@@ -274,7 +285,12 @@ impl<'a> Facts<'a> {
             breaches.push((Rule::I4, text));
         }
         let batch = self.batches.entry(id).or_default();
-        let total = batch.accepted.map(|(submit, _, _)| submit.items.len());
+        let submit = batch.accepted.map(|(submit, _, _)| submit);
+        let total = submit.filter(|submit| !submit.uploaded);
+        let total = total.map(|submit| submit.items.len());
+        if submit.is_some() && total.is_none() {
+            breaches.extend(batch.upload.hold((at, sent, life), counts.total));
+        }
         if total.is_some_and(|total| total as u64 != counts.total) {
             breaches.push((Rule::I6, format!("not the {total:?} accepted: {counts:?}")));
         }
@@ -318,7 +334,11 @@ impl<'a> Facts<'a> {
         }
         let before = batch.items.get(&item.index).copied();
         let changed = |(seen, before): (usize, &Item)| {
-            before.result.is_some() && before.result != item.result && seen < sent
+            let result = |item: &Item| item.result.clone().map(Seen::of);
+            let (Some(before), now) = (result(before), result(item)) else {
+                return false;
+            };
+            seen < sent && !now.is_some_and(|now| now.is_of_one_record_with(&before))
         };
         if before.is_some_and(changed) {
             breaches.push((Rule::I1, format!("{said}, but had another result before")));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Answer, Asked, Event, Seen};
+use super::{Answer, Asked, Event, Piece, Seen};
 use sooner::wire::{Batch, BatchState, ItemState};
 
 impl fmt::Display for Event {
@@ -11,6 +11,7 @@ impl fmt::Display for Event {
             Self::Started(pid) => write!(f, "server ready, pid {pid}"),
             Self::Died(at) => write!(f, "server gone at {at}"),
             Self::Sent(call, life, asked) => write!(f, "call {call} to life {life}: {asked}"),
+            Self::Said(call, piece) => write!(f, "call {call} says {piece}"),
             Self::Came(call, answer) => write!(f, "call {call} got {answer}"),
         }
     }
@@ -27,6 +28,10 @@ impl fmt::Display for Asked {
                     submit.key, submit.queue
                 )
             }
+            Self::Upload(submit, opening) => {
+                let (key, count) = (&submit.key, submit.items.len());
+                write!(f, "upload {key}, {count} items in the end, {opening:?}")
+            }
             Self::Watch(id, after) => write!(f, "watch {id} after {after}"),
             Self::GetBatch(id) => write!(f, "get {id}"),
             Self::GetItem(id, item) => write!(f, "get {id}/{item}"),
@@ -35,10 +40,22 @@ impl fmt::Display for Asked {
     }
 }
 
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Items(first, count) => write!(f, "{count} items from {first} on"),
+            Self::Finish(total) => write!(f, "that {total} are all"),
+            Self::Wrong(what) => write!(f, "{what}"),
+        }
+    }
+}
+
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted(id, uid, created) => write!(f, "accepted {id} {uid} created={created}"),
+            Self::Opened(opened) => write!(f, "{opened:?}"),
+            Self::Durable(items, sealed) => write!(f, "{items} durable, sealed={sealed}"),
             Self::Attached(batch) => write!(f, "attached to {}", told(batch)),
             Self::Result(seen) => write!(f, "{seen}"),
             Self::Progress(last, counts) => write!(f, "progress {last} {counts:?}"),

@@ -9,6 +9,7 @@ mod item_rules;
 mod journal;
 mod line;
 mod submit_rules;
+mod upload_rules;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -37,6 +38,8 @@ pub(crate) enum Event {
     Died(i64),
     /// A client is about to call the server of that life, the first of which is 1.
     Sent(Call, usize, Asked),
+    /// A client says the next thing in the call of an upload.
+    Said(Call, Piece),
     /// Something came back.
     Came(Call, Answer),
 }
@@ -45,6 +48,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     Submit(Arc<Submit>),
+    Upload(Arc<Submit>, Opening),
     Watch(String, u64),
     GetBatch(String),
     GetItem(String, String),
@@ -52,11 +56,45 @@ pub(crate) enum Asked {
     Cancel(String, Vec<String>),
 }
 
+/// How the call of an upload begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// Whether the upload must be there already.
+    pub(crate) resume: bool,
+    /// The sequence behind which results are wanted.
+    pub(crate) after: u64,
+}
+
+/// What an upload's client says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Piece {
+    /// Items: the index of the first, and how many.
+    Items(u64, u64),
+    /// That these were all.
+    Finish(u64),
+    /// Something that must be refused.
+    Wrong(&'static str),
+}
+
+/// How an upload stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) id: String,
+    pub(crate) uid: String,
+    pub(crate) created: bool,
+    pub(crate) accepted: u64,
+    pub(crate) sealed: bool,
+}
+
 /// What comes back.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// The batch is accepted: its id, its uid, and whether this call created it.
     Accepted(String, String, bool),
+    /// The same of an upload.
+    Opened(Box<Opened>),
+    /// So many items of an upload are durable, and whether it is sealed.
+    Durable(u64, bool),
     Attached(Box<Batch>),
     Result(Box<Seen>),
     Progress(u64, sooner::wire::Counts),
@@ -79,6 +117,8 @@ pub(crate) struct Submit {
     /// The batch id, or the request id if the server chooses the former.
     pub(crate) key: String,
     pub(crate) by_request_id: bool,
+    /// Whether it comes piece by piece.
+    pub(crate) uploaded: bool,
     pub(crate) queue: &'static str,
     /// Whether the items have ids of their own.
     pub(crate) named: bool,
@@ -158,6 +198,11 @@ impl History {
         call
     }
 
+    /// Notes what is about to be said in the call of an upload.
+    pub(crate) fn said(&self, call: Call, piece: Piece) {
+        self.push(Event::Said(call, piece));
+    }
+
     /// Notes what came back.
     pub(crate) fn came(&self, call: Call, answer: Answer) {
         self.push(Event::Came(call, answer));
@@ -207,6 +252,16 @@ impl Answer {
     }
 }
 
+impl Asked {
+    /// The batch that is sent.
+    fn submit(&self) -> Option<&Arc<Submit>> {
+        match self {
+            Self::Submit(submit) | Self::Upload(submit, _) => Some(submit),
+            Self::Watch(..) | Self::GetBatch(_) | Self::GetItem(..) | Self::Cancel(..) => None,
+        }
+    }
+}
+
 impl Submit {
     /// The id of the item at `index`.
     pub(crate) fn item_id(&self, index: usize) -> String {
@@ -219,6 +274,21 @@ impl Submit {
 }
 
 impl Seen {
+    /// Whether both show one record. What remains is no part of it and is unknown while an upload is open.
+    fn is_of_one_record_with(&self, other: &Self) -> bool {
+        let remaining_count = self.remaining_count.and(other.remaining_count);
+        let own = self.remaining_count.filter(|_| remaining_count.is_some());
+        let alike = Self {
+            remaining_count: own,
+            ..self.clone()
+        };
+        let other = Self {
+            remaining_count,
+            ..other.clone()
+        };
+        alike == other
+    }
+
     /// A result, abridged.
     pub(crate) fn of(result: ItemResult) -> Box<Self> {
         Box::new(Self {

@@ -82,7 +82,7 @@ impl<'a> Facts<'a> {
         created: bool,
     ) {
         let facts = self.call(call);
-        let super::Asked::Submit(submit) = facts.asked else {
+        let Some(submit) = facts.asked.submit() else {
             return self.breach(Rule::Answered, at, id, "accepted what is no submit".into());
         };
         facts.batch_id = Some(id);
@@ -146,8 +146,17 @@ impl<'a> Facts<'a> {
         submit: &'a Submit,
         (code, reason): (Code, &str),
     ) {
+        let sent = self.calls[&call].sent;
+        let batch = self.batches.get(&*submit.key);
+        let told = batch.and_then(|batch| batch.accepted.map(|(_, _, told)| told));
+        let is_lost = submit.uploaded && told.is_some_and(|told| told < sent);
         let key = self.keys.entry(&submit.key).or_default();
         let outcome = match (code, reason) {
+            (Code::NotFound, "BATCH_NOT_FOUND") if is_lost => {
+                let text = format!("upload {call} is not there, but it had been accepted before");
+                return self.breach(Rule::I3, at, &submit.key, text);
+            }
+            (Code::NotFound, "BATCH_NOT_FOUND") if submit.uploaded => Outcome::Refused,
             (Code::AlreadyExists, _) => {
                 key.conflicts.push((at, call));
                 Outcome::Refused
@@ -164,7 +173,7 @@ impl<'a> Facts<'a> {
 
     /// A call broke; a submit that was not yet accepted may be or not.
     pub(super) fn broken(&mut self, call: Call) {
-        if let super::Asked::Submit(submit) = self.calls[&call].asked {
+        if let Some(submit) = self.calls[&call].asked.submit() {
             let key = self.keys.entry(&submit.key).or_default();
             key.outcomes.entry(call).or_insert(Outcome::Unknown);
         }

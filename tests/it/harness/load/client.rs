@@ -16,7 +16,8 @@ use super::super::client::Stub;
 use super::super::history::{Answer, Asked, Call, Execution, Seen, Submit};
 use super::super::within;
 use super::plan::Dice;
-use super::{Life, Shared};
+use super::uploader::Zeal;
+use super::{Known, Life, Shared};
 
 /// Batches that are not over at once, so that a settle does not take for ever.
 const OPEN_MAX: usize = 10;
@@ -25,14 +26,14 @@ const OPEN_MAX: usize = 10;
 #[derive(Debug)]
 pub(super) struct LoadClient {
     number: usize,
-    dice: Dice,
-    shared: Arc<Shared>,
+    pub(super) dice: Dice,
+    pub(super) shared: Arc<Shared>,
     lives: watch::Receiver<Option<Life>>,
     connection: Option<(usize, Stub)>,
     /// The newest life that is known to be over.
     over: usize,
     /// How far it has read each batch.
-    cursors: HashMap<String, u64>,
+    pub(super) cursors: HashMap<String, u64>,
     submits: usize,
 }
 
@@ -74,10 +75,10 @@ impl LoadClient {
     pub(super) async fn act(mut self, actions: usize) {
         for _ in 0..actions {
             let accepted = self.shared.accepted();
-            let open: Vec<_> = accepted.iter().filter(|(_, _, ended)| !ended).collect();
+            let open: Vec<_> = accepted.iter().filter(|known| !known.ended).collect();
             if open.len() >= OPEN_MAX {
-                let (id, submit, _) = open[0].clone();
-                self.watch(&id, &submit, u64::MAX).await;
+                let oldest = open[0].clone();
+                self.read_on(&oldest, u64::MAX).await;
                 continue;
             }
             // Old batches are dull: mostly the newest are asked about.
@@ -85,32 +86,62 @@ impl LoadClient {
             let known = self.dice.choose(newest).cloned();
             match (self.dice.within(1, 100), known) {
                 (1..=10, _) => self.submit_again().await,
-                (41..=62, Some((id, submit, _))) => {
+                (11..=18, _) => {
+                    let key = self.next_key();
+                    let submit = self.dice.upload(key);
+                    self.upload(&submit, Zeal::Cut).await;
+                }
+                (19..=28, _) => {
+                    let uploads = open.iter().filter(|known| !known.sealed);
+                    let uploads: Vec<_> = uploads.map(|known| &known.submit).collect();
+                    if let Some(submit) = self.dice.choose(&uploads) {
+                        self.upload(submit, Zeal::Cut).await;
+                    }
+                }
+                (41..=62, Some(known)) => {
                     let most = if self.dice.hits(40) {
                         u64::MAX
                     } else {
                         self.dice.within(1, 9)
                     };
-                    self.watch(&id, &submit, most).await;
+                    self.read_on(&known, most).await;
                 }
-                (63..=76, Some((id, submit, _))) => {
+                (
+                    63..=76,
+                    Some(Known {
+                        id, submit, items, ..
+                    }),
+                ) if items > 0 => {
                     let wait = self.dice.within(0, 40);
-                    let index = self.dice.within(0, submit.items.len() as u64 - 1);
+                    let index = self.dice.within(0, items - 1);
                     let item = submit.item_id(usize::try_from(index).unwrap());
                     self.look_at_item(&id, &item, wait).await;
                 }
-                (77..=88, Some((id, ..))) => {
+                (77..=88, Some(known)) => {
                     let wait = self.dice.within(0, 40);
-                    self.look_at_batch(&id, wait).await;
+                    self.look_at_batch(&known.id, wait).await;
                 }
-                (89..=95, Some((id, submit, _))) => self.cancel(&id, &submit).await,
+                (89..=95, Some(known)) => self.cancel(&known).await,
                 _ => {
-                    self.submits += 1;
-                    let key = format!("b{}-{}", self.number, self.submits);
+                    let key = self.next_key();
                     let submit = self.dice.submit(key);
                     self.submit(&submit, Follow::Perhaps).await;
                 }
             }
+        }
+    }
+
+    fn next_key(&mut self) -> String {
+        self.submits += 1;
+        format!("b{}-{}", self.number, self.submits)
+    }
+
+    /// Reads a batch, or goes on with its upload: unsealed it would not end.
+    async fn read_on(&mut self, known: &Known, most: u64) {
+        if known.sealed {
+            self.watch(&known.id, &known.submit, most).await;
+        } else {
+            self.upload(&known.submit, Zeal::Whole).await;
         }
     }
 
@@ -138,17 +169,17 @@ impl LoadClient {
     }
 
     /// Notes a call and answers what to send it with.
-    async fn ask(&mut self, asked: Asked) -> (Call, Stub) {
+    pub(super) async fn ask(&mut self, asked: Asked) -> (Call, Stub) {
         let (life, stub) = self.stub().await;
         (self.shared.history.sent(life, asked), stub)
     }
 
-    fn came(&self, call: Call, answer: Answer) {
+    pub(super) fn came(&self, call: Call, answer: Answer) {
         self.shared.history.came(call, answer);
     }
 
     /// Notes an error. Answers the server's reason, if it is the server that said it.
-    fn failed(&mut self, call: Call, status: &Status) -> Option<String> {
+    pub(super) fn failed(&mut self, call: Call, status: &Status) -> Option<String> {
         let answer = Answer::of(status);
         let reason = if let Answer::Refused(_, reason) = &answer {
             Some(reason.clone())
@@ -157,7 +188,8 @@ impl LoadClient {
         };
         self.came(call, answer);
         // Those codes are of a server that is about to end: the next one is waited for.
-        let ends = matches!(status.code(), Code::Aborted | Code::Unavailable);
+        let ends = matches!(status.code(), Code::Aborted | Code::Unavailable)
+            && reason.as_deref() != Some("UPLOAD_SUPERSEDED");
         if ends || reason.is_none() {
             self.over = self.connection.take().map_or(self.over, |(life, _)| life);
         }
@@ -249,6 +281,10 @@ impl LoadClient {
         if let Some(known) = self.dice.choose(newest) {
             let altered = self.dice.hits(30);
             let submit = &known.submit;
+            if submit.uploaded && !altered {
+                self.upload(submit, Zeal::Cut).await;
+                return;
+            }
             let submit = if altered {
                 submit.altered()
             } else {
@@ -351,19 +387,21 @@ impl LoadClient {
     }
 
     /// Cancels a batch or some of its items.
-    async fn cancel(&mut self, id: &str, submit: &Submit) {
+    async fn cancel(&mut self, known: &Known) {
+        let Known {
+            id, submit, items, ..
+        } = known;
         let mut item_ids = Vec::new();
-        if self.dice.hits(60) {
-            let count = submit.items.len() as u64;
-            let mut draw = || usize::try_from(self.dice.within(0, count - 1)).unwrap();
+        if self.dice.hits(60) && *items > 0 {
+            let mut draw = || usize::try_from(self.dice.within(0, items - 1)).unwrap();
             let ids = (0..4).map(|_| submit.item_id(draw()));
             item_ids = ids.collect();
         }
-        let asked = Asked::Cancel(id.to_owned(), item_ids.clone());
+        let asked = Asked::Cancel(id.clone(), item_ids.clone());
         let (call, mut stub) = self.ask(asked).await;
         let reason = "as the dice said".to_owned();
         let request = CancelBatchRequest {
-            batch_id: id.to_owned(),
+            batch_id: id.clone(),
             item_ids,
             reason,
         };

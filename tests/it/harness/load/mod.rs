@@ -6,6 +6,7 @@
 mod client;
 mod plan;
 mod settle;
+mod uploader;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,21 @@ struct Shared {
 struct Submitted {
     submit: Arc<Submit>,
     batch_id: Option<String>,
+    /// How many items of an upload were told to be durable, and whether it takes no more.
+    durable: u64,
+    sealed: bool,
+    ended: bool,
+}
+
+/// An accepted batch.
+#[derive(Clone, Debug)]
+struct Known {
+    id: String,
+    submit: Arc<Submit>,
+    /// Items that must be there.
+    items: u64,
+    /// Whether it will end by itself.
+    sealed: bool,
     ended: bool,
 }
 
@@ -143,6 +159,8 @@ impl Shared {
             submitted.push(Submitted {
                 submit,
                 batch_id: None,
+                durable: 0,
+                sealed: false,
                 ended: false,
             });
         }
@@ -157,11 +175,22 @@ impl Shared {
     }
 
     /// Accepted batches, with their ids.
-    fn accepted(&self) -> Vec<(String, Arc<Submit>, bool)> {
+    fn accepted(&self) -> Vec<Known> {
         let submitted = self.submitted.lock().unwrap();
         let accepted = submitted.iter().filter_map(|it| {
-            let id = it.batch_id.clone()?;
-            Some((id, Arc::clone(&it.submit), it.ended))
+            let (id, submit) = (it.batch_id.clone()?, Arc::clone(&it.submit));
+            let (items, sealed) = if submit.uploaded {
+                (it.durable, it.sealed)
+            } else {
+                (submit.items.len() as u64, true)
+            };
+            Some(Known {
+                id,
+                submit,
+                items,
+                sealed,
+                ended: it.ended,
+            })
         });
         accepted.collect()
     }

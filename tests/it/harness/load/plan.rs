@@ -105,9 +105,22 @@ impl Dice {
         Arc::new(Submit {
             key,
             by_request_id,
+            uploaded: false,
             queue,
             named,
             items,
+        })
+    }
+
+    /// A new batch under that key that is uploaded.
+    pub(super) fn upload(&mut self, key: String) -> Arc<Submit> {
+        let submit = self.submit(key);
+        Arc::new(Submit {
+            key: submit.key.clone(),
+            by_request_id: false,
+            uploaded: true,
+            items: submit.items.clone(),
+            ..*submit
         })
     }
 
@@ -154,11 +167,13 @@ impl Submit {
         Arc::new(Self {
             key,
             items,
+            uploaded: false,
             ..*self
         })
     }
 
-    fn specs(&self) -> Vec<ItemSpec> {
+    /// Its items as they are sent.
+    pub(super) fn specs(&self) -> Vec<ItemSpec> {
         let items = self.items.iter().enumerate();
         let spec = |(index, item): (usize, &Planned)| ItemSpec {
             item_id: if self.named {

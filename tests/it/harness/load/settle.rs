@@ -9,7 +9,8 @@ use super::super::PATIENCE;
 use super::super::history::{Facts, Submit};
 use super::client::{Follow, LoadClient, Told};
 use super::plan::Dice;
-use super::{Load, Shared};
+use super::uploader::Zeal;
+use super::{Known, Load, Shared};
 
 /// Readers at once.
 const READERS: usize = 4;
@@ -38,7 +39,7 @@ impl Load {
         let errands = learn.chain(miss).collect();
         self.run(errands).await;
         let accepted = self.shared.accepted().into_iter();
-        let read = accepted.map(|(id, submit, _)| Errand::Read(id, submit));
+        let read = accepted.map(|known| Errand::Read(known.id, known.submit));
         self.run(read.collect()).await;
     }
 
@@ -59,7 +60,7 @@ impl Load {
     pub(crate) async fn look_at_accepted(&self) -> usize {
         let mut client = self.fresh_client(PROBE);
         let accepted = self.shared.accepted();
-        for (id, ..) in &accepted {
+        for Known { id, .. } in &accepted {
             assert!(
                 client.look_at_batch(id, 0).await,
                 "{id} cannot be looked at"
@@ -95,11 +96,18 @@ async fn do_all(mut client: LoadClient, errands: Arc<Mutex<Vec<Errand>>>) {
     loop {
         let errand = errands.lock().unwrap().pop();
         match errand {
+            Some(Errand::Learn(submit)) if submit.uploaded => {
+                client.upload(&submit, Zeal::Whole).await;
+            }
             Some(Errand::Learn(submit)) => drop(client.submit(&submit, Follow::No).await),
             Some(Errand::Read(id, submit)) => {
+                let mut items = submit.items.len();
+                if submit.uploaded {
+                    items = client.upload_whole(&submit).await;
+                }
                 client.watch(&id, &submit, u64::MAX).await;
                 client.look_at_batch(&id, 0).await;
-                for index in 0..submit.items.len() {
+                for index in 0..items {
                     client.look_at_item(&id, &submit.item_id(index), 0).await;
                 }
             }
