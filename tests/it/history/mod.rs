@@ -2,6 +2,7 @@
 //! a sound history passes. Only here a history is made up.
 
 mod sound;
+mod uploads;
 
 use std::collections::BTreeSet;
 
@@ -20,13 +21,16 @@ type Case = (Rule, &'static str, fn(&mut Story));
 #[test]
 fn a_sound_history_passes() {
     assert_eq!(sound().rules(), BTreeSet::new());
+    assert_eq!(uploads::story().rules(), BTreeSet::new());
 }
 
 #[test]
 fn every_broken_promise_is_found() {
     let mut found = BTreeSet::new();
-    for (rule, what, breach) in RECORDS.into_iter().chain(LIVES).chain(KEYS) {
-        let mut story = sound();
+    let cases = RECORDS.into_iter().chain(LIVES).chain(KEYS);
+    let cases = cases.map(|case| (sound(), case));
+    let uploads = uploads::CASES.map(|case| (uploads::story(), case));
+    for (mut story, (rule, what, breach)) in cases.chain(uploads) {
         breach(&mut story);
         let rules = story.rules();
         assert!(

@@ -34,7 +34,7 @@ pub(super) const DOOMED: Call = 9;
 pub(super) const CANCEL: Call = 10;
 pub(super) const LAST: Call = 11;
 
-fn submit(key: &str, inputs: &[(&str, Fate)]) -> Arc<Submit> {
+pub(super) fn submit(key: &str, inputs: &[(&str, Fate)]) -> Arc<Submit> {
     let plan = |&(input, fate): &(&str, Fate)| Planned {
         input: input.to_owned(),
         fate,
@@ -90,7 +90,7 @@ pub(super) fn result(batch_id: &str, sequence: u64, state: ItemState, reason: &s
     }
 }
 
-fn time(sequence: u64) -> Timestamp {
+pub(super) fn time(sequence: u64) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(sequence).unwrap(),
         nanos: 0,
@@ -236,15 +236,15 @@ fn cancel() -> Vec<Event> {
     ]
 }
 
-fn sent(call: Call, life: usize, asked: Asked) -> Event {
+pub(super) fn sent(call: Call, life: usize, asked: Asked) -> Event {
     Event::Sent(call, life, asked)
 }
 
-fn came(call: Call, answer: Answer) -> Event {
+pub(super) fn came(call: Call, answer: Answer) -> Event {
     Event::Came(call, answer)
 }
 
-fn seen(result: ItemResult) -> Answer {
+pub(super) fn seen(result: ItemResult) -> Answer {
     Answer::Result(Seen::of(result))
 }
 
