@@ -39,5 +39,6 @@ mod run;
 mod run_ends;
 mod start;
 mod stream_batch;
+mod stream_batch_faults;
 mod submit_batch;
 mod watch_batch;
