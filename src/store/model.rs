@@ -26,6 +26,20 @@ enum Step {
         batch: u8,
         items: u8,
     },
+    /// Appends items of which the last one has the id of an earlier one, in the chunk or before.
+    AppendAgain {
+        batch: u8,
+        items: u8,
+        earlier: u8,
+    },
+    /// Appends an item that has an id where the others have none, or the other way round.
+    AppendMixed {
+        batch: u8,
+    },
+    /// Looks for every item by its id.
+    Find {
+        batch: u8,
+    },
     Seal {
         batch: u8,
     },
@@ -60,8 +74,11 @@ fn step() -> impl Strategy<Value = Step> {
     let any = || any::<u8>();
     prop_oneof![
         3 => (0u8..6, 1u8..7).prop_map(|(id, items)| Step::Create { id, items }),
-        1 => (6u8..9).prop_map(|id| Step::Open { id }),
-        2 => (any(), 1u8..4).prop_map(|(batch, items)| Step::Append { batch, items }),
+        2 => (6u8..12).prop_map(|id| Step::Open { id }),
+        4 => (any(), 1u8..4).prop_map(|(batch, items)| Step::Append { batch, items }),
+        2 => (any(), 0u8..3, any()).prop_map(|(batch, items, earlier)| Step::AppendAgain { batch, items, earlier }),
+        1 => any().prop_map(|batch| Step::AppendMixed { batch }),
+        1 => any().prop_map(|batch| Step::Find { batch }),
         1 => any().prop_map(|batch| Step::Seal { batch }),
         5 => (1u8..5).prop_map(|want| Step::Lease { want }),
         5 => any().prop_map(|lease| Step::Succeed { lease }),
@@ -88,8 +105,28 @@ struct Told {
 #[derive(Default)]
 struct Seen {
     id: String,
+    /// Whether its items have ids of their own.
+    named: bool,
+    /// Whether it takes more items.
+    open: bool,
     total: u32,
     journal: Vec<Record>,
+}
+
+impl Seen {
+    /// The id of the item at `index`, if it has one: the position of its neighbour.
+    fn item_id(&self, index: u32) -> Option<Box<str>> {
+        self.named.then(|| (index ^ 1).to_string().into())
+    }
+
+    /// The next items.
+    fn more(&self, count: u32) -> Vec<ItemSpec> {
+        let mut items = items_of(count);
+        for (item, index) in items.iter_mut().zip(self.total..) {
+            item.id = self.item_id(index);
+        }
+        items
+    }
 }
 
 impl Told {
@@ -103,7 +140,9 @@ impl Told {
                     self.batches.insert(
                         batch.head.no,
                         Seen {
+                            named: id.bytes().last().is_some_and(|last| last % 2 == 0),
                             id,
+                            open: true,
                             ..Seen::default()
                         },
                     );
@@ -111,17 +150,37 @@ impl Told {
             }
             Step::Append { batch, items } => {
                 let Some(no) = self.pick(batch) else { return };
-                let first = self.batches[&no].total;
-                let appended = items_of(items.into());
-                if let Ok(total) = self.store.append_items(no, first, appended.into()).await {
-                    assert_eq!(total, first + u32::from(items));
-                    self.batches.get_mut(&no).unwrap().total = total;
+                let more = self.batches[&no].more(items.into());
+                if let Some(total) = self.append(no, more).await {
+                    self.batches.get_mut(&no).unwrap().total = total.unwrap();
                 }
+            }
+            Step::AppendAgain {
+                batch,
+                items,
+                earlier,
+            } => self.append_again(batch, items.into(), earlier).await,
+            Step::AppendMixed { batch } => {
+                let Some(no) = self.pick(batch) else { return };
+                let seen = &self.batches[&no];
+                if seen.total == 0 {
+                    return;
+                }
+                let (mut mixed, index) = (seen.more(1), seen.total);
+                mixed[0].id = (!seen.named).then(|| "x".into());
+                if let Some(refused) = self.append(no, mixed).await {
+                    assert_eq!(refused, Err(StoreError::MixedIds(index)));
+                }
+            }
+            Step::Find { batch } => {
+                let Some(no) = self.pick(batch) else { return };
+                self.find(no).await;
             }
             Step::Seal { batch } => {
                 let Some(no) = self.pick(batch) else { return };
                 // Sealed, over and empty batches refuse it; that changes nothing.
-                self.store.seal(no, self.batches[&no].total).await.ok();
+                let sealed = self.store.seal(no, self.batches[&no].total).await;
+                self.batches.get_mut(&no).unwrap().open &= sealed.is_err();
             }
             Step::Lease { want } => self.lease(want.into()).await,
             Step::Succeed { lease } => self.settle(lease, LeaseEnd::Finish(done("x"))).await,
@@ -144,7 +203,8 @@ impl Told {
             Step::SettleStale { lease } => self.settle_stale(lease).await,
             Step::CancelBatch { batch } => {
                 let Some(no) = self.pick(batch) else { return };
-                self.store.cancel_batch(no, "enough").await.ok();
+                let cancelled = self.store.cancel_batch(no, "enough").await;
+                self.batches.get_mut(&no).unwrap().open &= cancelled.is_err();
             }
             Step::CancelItems {
                 batch,
@@ -158,8 +218,59 @@ impl Told {
                 let sum = counts.never_started + counts.stopping + counts.finished;
                 assert_eq!(sum as usize, items.len(), "I7: each item has one answer");
             }
-            Step::Reopen => self.reopen(),
+            Step::Reopen => {
+                self.reopen();
+                for no in self.batches.keys().copied().collect::<Vec<_>>() {
+                    self.find(no).await;
+                }
+            }
         }
+    }
+
+    /// Appends behind the last item. `None` if the batch takes no more, which it has said then.
+    async fn append(&self, no: BatchNo, items: Vec<ItemSpec>) -> Option<Result<u32, StoreError>> {
+        let seen = &self.batches[&no];
+        let end = seen.total + u32::try_from(items.len()).unwrap();
+        let appended = self.store.append_items(no, seen.total, items.into()).await;
+        if !seen.open {
+            let closed = [Err(StoreError::Sealed), Err(StoreError::Ended)];
+            assert!(closed.contains(&appended), "{appended:?}");
+            return None;
+        }
+        assert!(appended.is_err() || appended == Ok(end), "{appended:?}");
+        Some(appended)
+    }
+
+    async fn append_again(&mut self, batch: u8, fresh: u32, earlier: u8) {
+        let Some(no) = self.pick(batch) else { return };
+        let seen = &self.batches[&no];
+        let index = seen.total + fresh;
+        if !seen.named || index == 0 {
+            return;
+        }
+        let first = u32::from(earlier) % index;
+        let mut items = seen.more(fresh + 1);
+        let id = seen.item_id(first);
+        items.last_mut().unwrap().id.clone_from(&id);
+        let id = id.expect("it is named");
+        if let Some(refused) = self.append(no, items).await {
+            assert_eq!(refused, Err(StoreError::DuplicateId { index, first, id }));
+        }
+    }
+
+    /// Every item is found by its id, and nothing else is.
+    async fn find(&self, no: BatchNo) {
+        let seen = &self.batches[&no];
+        let all: Vec<_> = (0..seen.total).collect();
+        let id = |&index: &u32| {
+            seen.item_id(index)
+                .unwrap_or_else(|| index.to_string().into())
+        };
+        let ids = all.iter().map(id).collect();
+        assert_eq!(self.store.indexes(no, ids).await, Ok(all));
+        let unknown: Box<str> = (seen.total + 2).to_string().into();
+        let found = self.store.indexes(no, vec![unknown.clone()]).await;
+        assert_eq!(found, Err(StoreError::NoItem(unknown)));
     }
 
     async fn create(&mut self, id: String, items: u32) {
@@ -297,6 +408,7 @@ impl Told {
             assert_eq!(indexes.len(), records.len(), "I1: one record per item");
             for (record, sequence) in records.iter().zip(1..) {
                 assert_eq!(record.sequence, Sequence(sequence), "I4: dense");
+                assert_eq!(record.id, seen.item_id(record.index));
             }
             let over = batch.state.is_terminal();
             assert!(
