@@ -4,13 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::domain::attempt::Reason;
-use crate::domain::ids::{BatchId, QueueName, Sequence};
-use crate::domain::item::{Ending, Record};
+use crate::domain::ids::{BatchId, BatchNo, QueueName, Sequence};
+use crate::domain::item::{Ending, ItemSpec, Record};
 use crate::domain::payload::Payload;
+use crate::domain::settings::UploadTerms;
 use crate::store::conformance::{new_batch, settlement};
-use crate::store::{Content, Created, LeaseEnd, OpenError, Store, StoreOptions};
+use crate::store::{
+    Content, Created, Damaged, LeaseEnd, NewBatch, OpenError, Store, StoreError, StoreOptions,
+};
 
 const ITEMS: u32 = 60;
+
+/// Items of each upload.
+const UPLOADED: u32 = 150;
+
+/// An upload that is open and one that is sealed, whose ids are in a run.
+const UPLOADS: [&str; 2] = ["open", "sealed"];
+
 const PAGE_BYTES: usize = 16 << 10;
 
 fn open(path: &Path) -> Result<Store, OpenError> {
@@ -43,8 +53,95 @@ async fn fill(path: &Path) -> Vec<Record> {
     let records = journal(&store).await;
     assert_eq!(records.len(), ITEMS as usize - 1);
     assert_eq!(batch.total, ITEMS);
+    for name in UPLOADS {
+        let content = Content::Appended(UploadTerms::default());
+        let new = NewBatch {
+            queue: QueueName::parse("unserved").unwrap(),
+            ..new_batch(Some(name), None, content)
+        };
+        let Created::New(batch) = store.create_batch(new).await.unwrap() else {
+            panic!()
+        };
+        let no = batch.head.no;
+        for first in [0, UPLOADED / 2] {
+            let chunk = (first..first + UPLOADED / 2).map(uploaded);
+            let items = chunk.collect::<Vec<_>>().into();
+            store.append_items(no, first, items).await.unwrap();
+        }
+        if name == "sealed" {
+            store.seal(no, UPLOADED).await.unwrap();
+        }
+    }
     store.close();
     records
+}
+
+/// The item at `index` of an upload. A flipped bit of its id makes it the id of another.
+fn uploaded(index: u32) -> ItemSpec {
+    ItemSpec {
+        id: Some(format!("n-{:03}", UPLOADED - 1 - index).into()),
+        input: Payload::text(format!("{index:0200}")),
+        ..ItemSpec::default()
+    }
+}
+
+/// Looks for every item by its id. Answers one that is not found.
+async fn find_all(store: &Store, no: BatchNo, place: &str) -> Option<u32> {
+    let id = |index| uploaded(index).id.unwrap();
+    let all = store.indexes(no, (0..UPLOADED).map(id).collect()).await;
+    if let Ok(all) = all {
+        assert!(all.into_iter().eq(0..UPLOADED), "{place}");
+        return None;
+    }
+    let mut lost = None;
+    for index in 0..UPLOADED {
+        match store.indexes(no, vec![id(index)]).await {
+            Ok(found) => assert_eq!(found, [index], "{place}"),
+            Err(StoreError::NoItem(_) | StoreError::Corrupt) => lost = Some(index),
+            Err(other) => panic!("{place}: {other:?}"),
+        }
+    }
+    lost
+}
+
+/// Looks for every uploaded item by its id and goes on with the open upload. Answers how many
+/// items are not found or not whole.
+async fn look_at_uploads(store: &Store, place: &str) -> u32 {
+    let mut damaged = 0;
+    for name in UPLOADS {
+        let Ok(batch) = store.batch(&BatchId::parse(name).unwrap()).await else {
+            damaged += 1;
+            continue;
+        };
+        let no = batch.head.no;
+        assert_eq!(batch.total, UPLOADED, "{place}: {name}");
+        for (index, spec) in (0..).zip(store.specs(no, 0, UPLOADED).await.unwrap()) {
+            match spec {
+                Ok(spec) => assert_eq!(spec, uploaded(index), "{place}: {name}"),
+                Err(Damaged) => damaged += 1,
+            }
+        }
+        let lost = find_all(store, no, place).await;
+        damaged += u32::from(lost.is_some());
+        if name == "sealed" {
+            continue;
+        }
+        // An id that is found is refused; one that the damage hides may come again.
+        for index in [lost.unwrap_or(7), 7] {
+            let (again, total) = (vec![uploaded(index)], batch.total);
+            let appended = store.append_items(no, total, again.into()).await;
+            let refused = matches!(
+                appended,
+                Err(StoreError::DuplicateId { first, .. }) if first == index
+            );
+            let hidden = lost.is_some() && !matches!(appended, Err(StoreError::DuplicateId { .. }));
+            assert!(
+                refused || hidden,
+                "{place}: {index} again came to {appended:?}"
+            );
+        }
+    }
+    damaged
 }
 
 async fn journal(store: &Store) -> Vec<Record> {
@@ -66,7 +163,7 @@ async fn every_flipped_bit_is_refused_or_shown_in_its_place() {
     let whole = root.path().join("whole");
     let truth = fill(&whole).await;
     let bytes = std::fs::read(whole.join("sooner.db")).unwrap();
-    let (mut refused, mut shown, mut harmless) = (0, 0, 0);
+    let (mut refused, mut shown, mut harmless, mut uploads) = (0, 0, 0, 0);
     for page in 0..bytes.len() / PAGE_BYTES {
         for at in [0, 3, 9, PAGE_BYTES / 2, PAGE_BYTES - 700] {
             let dir = root.path().join(format!("{page}-{at}"));
@@ -111,6 +208,7 @@ async fn every_flipped_bit_is_refused_or_shown_in_its_place() {
                 .unwrap()
                 .leases;
             assert!(leased.len() <= 1);
+            uploads += look_at_uploads(&store, &format!("page {page} byte {at}")).await;
             if any {
                 shown += 1;
             } else {
@@ -120,7 +218,29 @@ async fn every_flipped_bit_is_refused_or_shown_in_its_place() {
         }
     }
     assert!(
-        refused > 0 && shown > 0 && harmless > 0,
-        "{refused} {shown} {harmless}"
+        refused > 0 && shown > 0 && harmless > 0 && uploads > 0,
+        "{refused} {shown} {harmless} {uploads}"
     );
+}
+
+// Items were looked for by their ids alone, so that one whose id a flipped bit had made that of
+// another was answered in the other's place.
+#[tokio::test]
+async fn an_item_whose_id_damage_makes_that_of_another_is_not_taken_for_it() {
+    let root = tempfile::tempdir().unwrap();
+    fill(root.path()).await;
+    let file = root.path().join("sooner.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let (own, other) = (b"n-016", b"n-012");
+    let is_own = |at: &usize| bytes[*at..].starts_with(own);
+    let places: Vec<_> = (0..bytes.len()).filter(is_own).collect();
+    assert_eq!(places.len(), UPLOADS.len(), "each upload has it once");
+    for at in places {
+        bytes[at..at + other.len()].copy_from_slice(other);
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let store = open(root.path()).unwrap();
+    let damaged = look_at_uploads(&store, "the last digit").await;
+    assert_eq!(damaged, 4, "in each one record and one id");
+    store.close();
 }

@@ -166,6 +166,14 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
         terminal += 1;
     })?;
     batch.tally = told.tally;
+    if let Some(last) = rows::last_item(db, told.head.no)?
+        && last.checked_add(1) != Some(told.total)
+    {
+        return Err(Error::Damaged(format!(
+            "batch {} has items up to index {last}, but its row counts {}",
+            told.head.id, told.total
+        )));
+    }
     if let Some(ids) = &mut batch.ids {
         restore_ids(db, told, ids)?;
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
 
-use super::{Sql, at, cached, is_corrupt};
+use super::{Sql, at, cached, is_corrupt, items};
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
 use crate::store::embedded::id_index::{Entry, Suspects};
@@ -56,16 +56,21 @@ pub(crate) fn index_of(
     })
 }
 
-/// Which of the suspects has that very id.
+/// Which of the suspects has that very id. One whose record is damaged may only seem to: it counts
+/// if there is no other.
 pub(crate) fn named(
     db: &Connection,
     batch: BatchNo,
     id: &str,
     suspects: &Suspects,
 ) -> Sql<Option<u32>> {
+    let mut doubtful = None;
     for &index in &suspects.indexes {
         if matches!(client_id(db, batch, index)?, ClientId::Given(given) if given == id) {
-            return Ok(Some(index));
+            if is_sound(db, batch, index)? {
+                return Ok(Some(index));
+            }
+            doubtful = Some(index);
         }
     }
     let mut run = suspects.in_runs.then_some(-1);
@@ -80,12 +85,17 @@ pub(crate) fn named(
         )?;
         let mut rows = select.query(params![batch.0, batch.0, run, id_hash(id)])?;
         while let Some(row) = rows.next()? {
-            if row.get_ref(1)?.as_str_or_null()? == Some(id) {
-                return Ok(Some(row.get(0)?));
+            // A damaged row of another item may have the same hash: it is not the one then.
+            if matches!(row.get_ref(1)?.as_str_or_null(), Ok(Some(given)) if given == id) {
+                let index = row.get(0)?;
+                if is_sound(db, batch, index)? {
+                    return Ok(Some(index));
+                }
+                doubtful = Some(index);
             }
         }
     }
-    Ok(None)
+    Ok(doubtful)
 }
 
 /// Tells the hashes of an upload's ids that runs hold, then the entries of its items that are in none.
@@ -122,6 +132,12 @@ pub(crate) fn is_named(db: &Connection, batch: BatchNo, total: u32) -> Sql<bool>
         }
     }
     Ok(false)
+}
+
+/// Whether an item's record is as it was written.
+fn is_sound(db: &Connection, batch: BatchNo, index: u32) -> Sql<bool> {
+    let found = items(db, batch, &[index])?;
+    Ok(found.iter().all(|(_, item)| item.is_ok()))
 }
 
 /// What an item's row tells of its id.

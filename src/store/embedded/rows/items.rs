@@ -78,6 +78,18 @@ pub(crate) fn client_ids(
     (first..end).map(id_of).collect()
 }
 
+/// The index of the last item that is there; `None` if there is none, or the place is damaged.
+pub(crate) fn last_item(db: &Connection, batch: BatchNo) -> Sql<Option<u32>> {
+    let key = |index| ItemKey { batch, index }.packed();
+    let last = cached(db, "SELECT max(id) FROM items WHERE id BETWEEN ? AND ?")?
+        .query_row([key(0), key(u32::MAX)], |row| row.get::<_, Option<i64>>(0));
+    match last {
+        Ok(last) => Ok(last.and_then(|last| u32::try_from(last - key(0)).ok())),
+        Err(error) if is_corrupt(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn item_crc(key: i64, id: Option<&str>, spec: Option<&[u8]>, input: &[u8]) -> i64 {
     let id = id.unwrap_or_default().as_bytes();
     crc(&[&key.to_le_bytes(), id, spec.unwrap_or_default(), input])

@@ -77,7 +77,7 @@ pub(crate) struct Hits {
     pub(crate) submits: usize,
     /// Kills that met an accepted batch before its end.
     pub(crate) unfinished: usize,
-    /// Kills that broke the call of an upload.
+    /// Kills that met an upload before its end was known.
     pub(crate) uploads: usize,
     /// Items that were given up after too many crashes.
     pub(crate) given_up: usize,
@@ -240,10 +240,8 @@ impl<'a> Facts<'a> {
                 .values()
                 .any(|key| key.is_in_doubt_in(number + 1, &self.calls));
             hits.submits += usize::from(in_doubt);
-            let mut broken = self.breaks.iter().map(|(_, call, _)| &self.calls[call]);
-            let is_upload = |call: &CallFacts<'_>| call.opened.is_some();
-            let upload = broken.any(|call| call.life == number + 1 && is_upload(call));
-            hits.uploads += usize::from(upload);
+            let is_open = |batch: &BatchFacts<'_>| batch.was_open_upload_at(died, died_millis);
+            hits.uploads += usize::from(self.batches.values().any(is_open));
             let unfinished = self.batches.values().any(|batch| {
                 let accepted = batch.accepted.is_some_and(|(_, _, told)| told < died);
                 let end = batch.journal.end();

@@ -71,6 +71,16 @@ impl BatchFacts<'_> {
         let counts = self.journal.end().and_then(|end| end.counts);
         usize::try_from(counts.unwrap_or_default().total).unwrap_or(usize::MAX)
     }
+
+    /// Whether it was an accepted upload with items but without a seal, at that position and time.
+    pub(super) fn was_open_upload_at(&self, at: usize, millis: i64) -> bool {
+        let accepted = self.accepted;
+        let told = accepted.is_some_and(|(submit, _, told)| submit.uploaded && told < at);
+        let has_items = self.upload.floors.first().is_some_and(|it| it.0 < at);
+        let ended = self.journal.end().and_then(|end| end.finish_time);
+        let is_over = ended.is_some_and(|ended| super::millis(ended) <= millis);
+        told && has_items && self.upload.sealed.is_none_or(|(sealed, _)| sealed > at) && !is_over
+    }
 }
 
 impl<'a> Facts<'a> {

@@ -89,6 +89,10 @@ impl Dice {
     pub(super) fn submit(&mut self, key: String) -> Arc<Submit> {
         let exec = self.hits(45);
         let large = !exec && self.hits(25);
+        Arc::new(self.batch(key, exec, large))
+    }
+
+    fn batch(&mut self, key: String, exec: bool, large: bool) -> Submit {
         let count = match (exec, large) {
             (true, _) => self.within(1, 8),
             (_, true) => self.within(1, 6),
@@ -102,25 +106,25 @@ impl Dice {
         let items = items.collect();
         let (by_request_id, named) = (self.hits(20), self.hits(40));
         let queue = if exec { EXEC } else { ECHO };
-        Arc::new(Submit {
+        Submit {
             key,
             by_request_id,
             uploaded: false,
             queue,
             named,
             items,
-        })
+        }
     }
 
     /// A new batch under that key that is uploaded.
     pub(super) fn upload(&mut self, key: String) -> Arc<Submit> {
-        let submit = self.submit(key);
+        let exec = self.hits(30);
+        // Often of chunks that do not fit into a connection's window: they are cut in their middle.
+        let large = !exec && self.hits(50);
         Arc::new(Submit {
-            key: submit.key.clone(),
             by_request_id: false,
             uploaded: true,
-            items: submit.items.clone(),
-            ..*submit
+            ..self.batch(key, exec, large)
         })
     }
 
