@@ -132,3 +132,147 @@ impl Chunk<'_> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::base::clock;
+    use crate::store::conformance::new_batch;
+    use crate::store::embedded::scheduler::Scheduler;
+    use crate::store::embedded::schema::{self, Role};
+    use crate::store::embedded::writer::{Answer, Request};
+    use crate::store::{Content, Created};
+
+    const RUN: u32 = 65_536;
+
+    /// What groups are written to, without the thread that does it.
+    struct Desk {
+        db: Connection,
+        scheduler: Mutex<Scheduler>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("sooner.db");
+            schema::create(&path).unwrap();
+            Self {
+                db: schema::connect(&path, Role::Writer).unwrap(),
+                scheduler: Mutex::default(),
+                _dir: dir,
+            }
+        }
+
+        /// A group of one operation, that is committed or, as on a full disk, rolled back.
+        fn write(&self, request: &Request, commits: bool) -> Result<Answer, StoreError> {
+            self.db.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let mut group = Group::new(&self.db, &self.scheduler, clock::now());
+            let answer = group.stage(request).map_err(|refusal| match refusal {
+                Refusal::Refused(refused) => refused,
+                Refusal::Failed(error) => panic!("{error}"),
+            });
+            group.close().unwrap();
+            if !commits {
+                group.take_back();
+                self.db.execute_batch("ROLLBACK").unwrap();
+                return answer;
+            }
+            self.db.execute_batch("COMMIT").unwrap();
+            let effects = group.into_effects();
+            let mut scheduler = lock(&self.scheduler);
+            for batch in effects.admitted {
+                scheduler.admit(batch);
+            }
+            for no in effects.extended {
+                scheduler.batch_mut(no).unwrap().extend(clock::now());
+            }
+            for no in effects.sealed {
+                scheduler.batch_mut(no).unwrap().ids = None;
+            }
+            answer
+        }
+
+        fn upload(&self) -> BatchNo {
+            let content = Content::Appended(crate::domain::settings::UploadTerms::default());
+            let new = Request::Create(Box::new(new_batch(Some("u"), None, content)));
+            let Answer::Created(created) = self.write(&new, true).unwrap() else {
+                panic!()
+            };
+            let (Created::New(batch) | Created::Existing(batch)) = *created;
+            batch.head.no
+        }
+
+        /// The index up to which there are items now, or the index of the item whose id an earlier
+        /// one has, and of that.
+        fn append(&self, no: BatchNo, first: u32, ids: &[u32], commits: bool) -> Appended {
+            let item = |id: &u32| ItemSpec {
+                id: Some(id.to_string().into()),
+                ..ItemSpec::default()
+            };
+            let items: Vec<_> = ids.iter().map(item).collect();
+            let items = Arc::new(items);
+            let append = Request::Append {
+                batch: no,
+                first,
+                items,
+            };
+            match self.write(&append, commits) {
+                Ok(Answer::Accepted(total)) => Appended::Up(total),
+                Err(StoreError::DuplicateId { index, first, .. }) => Appended::Again(index, first),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Appended {
+        Up(u32),
+        Again(u32, u32),
+    }
+
+    #[test]
+    fn a_run_that_is_rolled_back_hides_no_id_and_keeps_none() {
+        use Appended::{Again, Up};
+        assert_eq!(usize::try_from(RUN).unwrap(), limits::ID_RUN_ITEMS);
+        let desk = Desk::new();
+        let no = desk.upload();
+        let most: Vec<_> = (0..RUN - 1).collect();
+        assert_eq!(desk.append(no, 0, &most, true), Up(RUN - 1));
+        // It completes a run, which is not durable then.
+        let last = [RUN, RUN + 1];
+        assert_eq!(desk.append(no, RUN - 1, &last, false), Up(RUN + 1));
+        for early in [0, 7, RUN - 2] {
+            let again = desk.append(no, RUN - 1, &[RUN, early], true);
+            assert_eq!(again, Again(RUN, early), "memory has it again");
+        }
+        assert_eq!(
+            desk.append(no, RUN - 1, &last, true),
+            Up(RUN + 1),
+            "what was rolled back was never there"
+        );
+        assert_eq!(desk.append(no, RUN + 1, &[RUN + 2], true), Up(RUN + 2));
+        // The seal writes the last run.
+        let seal = Request::Seal {
+            batch: no,
+            total: RUN + 2,
+        };
+        desk.write(&seal, false).unwrap();
+        let places = [(7, 7), (RUN - 1, RUN), (RUN, RUN + 1), (RUN + 1, RUN + 2)];
+        for (index, id) in places {
+            let again = desk.append(no, RUN + 2, &[id], true);
+            assert_eq!(again, Again(RUN + 2, index), "it is open again");
+        }
+        desk.write(&seal, true).unwrap();
+        for (index, id) in places {
+            let found = rows::index_of(&desk.db, no, RUN + 2, &id.to_string(), &[]);
+            assert_eq!(found.unwrap(), Some(index));
+        }
+        let none = rows::index_of(&desk.db, no, RUN + 2, &(RUN - 1).to_string(), &[]);
+        assert_eq!(none.unwrap(), None, "an id, not a position");
+    }
+}
