@@ -19,28 +19,9 @@ enum Step {
         id: u8,
         items: u8,
     },
-    Open {
-        id: u8,
-    },
-    Append {
-        batch: u8,
-        items: u8,
-    },
-    /// Appends items of which the last one has the id of an earlier one, in the chunk or before.
-    AppendAgain {
-        batch: u8,
-        items: u8,
-        earlier: u8,
-    },
-    /// Appends an item that has an id where the others have none, or the other way round.
-    AppendMixed {
-        batch: u8,
-    },
+    Upload(UploadStep),
     /// Looks for every item by its id.
     Find {
-        batch: u8,
-    },
-    Seal {
         batch: u8,
     },
     Lease {
@@ -70,16 +51,41 @@ enum Step {
     Reopen,
 }
 
+/// A step of an upload.
+#[derive(Clone, Debug)]
+enum UploadStep {
+    Open {
+        id: u8,
+    },
+    Append {
+        batch: u8,
+        items: u8,
+    },
+    /// Appends items of which the last one has the id of an earlier one, in the chunk or before.
+    AppendAgain {
+        batch: u8,
+        items: u8,
+        earlier: u8,
+    },
+    /// Appends an item that has an id where the others have none, or the other way round.
+    AppendMixed {
+        batch: u8,
+    },
+    Seal {
+        batch: u8,
+    },
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let any = || any::<u8>();
     prop_oneof![
         3 => (0u8..6, 1u8..7).prop_map(|(id, items)| Step::Create { id, items }),
-        2 => (6u8..12).prop_map(|id| Step::Open { id }),
-        4 => (any(), 1u8..4).prop_map(|(batch, items)| Step::Append { batch, items }),
-        2 => (any(), 0u8..3, any()).prop_map(|(batch, items, earlier)| Step::AppendAgain { batch, items, earlier }),
-        1 => any().prop_map(|batch| Step::AppendMixed { batch }),
+        2 => (6u8..12).prop_map(|id| Step::Upload(UploadStep::Open { id })),
+        4 => (any(), 1u8..4).prop_map(|(batch, items)| Step::Upload(UploadStep::Append { batch, items })),
+        2 => (any(), 0u8..3, any()).prop_map(|(batch, items, earlier)| Step::Upload(UploadStep::AppendAgain { batch, items, earlier })),
+        1 => any().prop_map(|batch| Step::Upload(UploadStep::AppendMixed { batch })),
         1 => any().prop_map(|batch| Step::Find { batch }),
-        1 => any().prop_map(|batch| Step::Seal { batch }),
+        1 => any().prop_map(|batch| Step::Upload(UploadStep::Seal { batch })),
         5 => (1u8..5).prop_map(|want| Step::Lease { want }),
         5 => any().prop_map(|lease| Step::Succeed { lease }),
         1 => any().prop_map(|lease| Step::Fail { lease }),
@@ -133,54 +139,10 @@ impl Told {
     async fn take(&mut self, step: &Step) {
         match *step {
             Step::Create { id, items } => self.create(format!("b{id}"), items.into()).await,
-            Step::Open { id } => {
-                let id = format!("b{id}");
-                let new = new_batch(Some(&id), None, Content::Appended(UploadTerms::default()));
-                if let Created::New(batch) = self.store.create_batch(new).await.unwrap() {
-                    self.batches.insert(
-                        batch.head.no,
-                        Seen {
-                            named: id.bytes().last().is_some_and(|last| last % 2 == 0),
-                            id,
-                            open: true,
-                            ..Seen::default()
-                        },
-                    );
-                }
-            }
-            Step::Append { batch, items } => {
-                let Some(no) = self.pick(batch) else { return };
-                let more = self.batches[&no].more(items.into());
-                if let Some(total) = self.append(no, more).await {
-                    self.batches.get_mut(&no).unwrap().total = total.unwrap();
-                }
-            }
-            Step::AppendAgain {
-                batch,
-                items,
-                earlier,
-            } => self.append_again(batch, items.into(), earlier).await,
-            Step::AppendMixed { batch } => {
-                let Some(no) = self.pick(batch) else { return };
-                let seen = &self.batches[&no];
-                if seen.total == 0 {
-                    return;
-                }
-                let (mut mixed, index) = (seen.more(1), seen.total);
-                mixed[0].id = (!seen.named).then(|| "x".into());
-                if let Some(refused) = self.append(no, mixed).await {
-                    assert_eq!(refused, Err(StoreError::MixedIds(index)));
-                }
-            }
+            Step::Upload(ref step) => self.upload(step).await,
             Step::Find { batch } => {
                 let Some(no) = self.pick(batch) else { return };
                 self.find(no).await;
-            }
-            Step::Seal { batch } => {
-                let Some(no) = self.pick(batch) else { return };
-                // Sealed, over and empty batches refuse it; that changes nothing.
-                let sealed = self.store.seal(no, self.batches[&no].total).await;
-                self.batches.get_mut(&no).unwrap().open &= sealed.is_err();
             }
             Step::Lease { want } => self.lease(want.into()).await,
             Step::Succeed { lease } => self.settle(lease, LeaseEnd::Finish(done("x"))).await,
@@ -223,6 +185,56 @@ impl Told {
                 for no in self.batches.keys().copied().collect::<Vec<_>>() {
                     self.find(no).await;
                 }
+            }
+        }
+    }
+
+    async fn upload(&mut self, step: &UploadStep) {
+        match *step {
+            UploadStep::Open { id } => {
+                let id = format!("b{id}");
+                let new = new_batch(Some(&id), None, Content::Appended(UploadTerms::default()));
+                if let Created::New(batch) = self.store.create_batch(new).await.unwrap() {
+                    self.batches.insert(
+                        batch.head.no,
+                        Seen {
+                            named: id.bytes().last().is_some_and(|last| last % 2 == 0),
+                            id,
+                            open: true,
+                            ..Seen::default()
+                        },
+                    );
+                }
+            }
+            UploadStep::Append { batch, items } => {
+                let Some(no) = self.pick(batch) else { return };
+                let more = self.batches[&no].more(items.into());
+                if let Some(total) = self.append(no, more).await {
+                    self.batches.get_mut(&no).unwrap().total = total.unwrap();
+                }
+            }
+            UploadStep::AppendAgain {
+                batch,
+                items,
+                earlier,
+            } => self.append_again(batch, items.into(), earlier).await,
+            UploadStep::AppendMixed { batch } => {
+                let Some(no) = self.pick(batch) else { return };
+                let seen = &self.batches[&no];
+                if seen.total == 0 {
+                    return;
+                }
+                let (mut mixed, index) = (seen.more(1), seen.total);
+                mixed[0].id = (!seen.named).then(|| "x".into());
+                if let Some(refused) = self.append(no, mixed).await {
+                    assert_eq!(refused, Err(StoreError::MixedIds(index)));
+                }
+            }
+            UploadStep::Seal { batch } => {
+                let Some(no) = self.pick(batch) else { return };
+                // Sealed, over and empty batches refuse it; that changes nothing.
+                let sealed = self.store.seal(no, self.batches[&no].total).await;
+                self.batches.get_mut(&no).unwrap().open &= sealed.is_err();
             }
         }
     }

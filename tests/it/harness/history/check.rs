@@ -104,10 +104,10 @@ pub(super) struct CallFacts<'a> {
     pub(super) cursor: u64,
     pub(super) marks: Marks,
     pub(super) attached: bool,
-    /// Of an upload: where it was opened, the most items it was told, and whether it said something wrong.
+    /// Of an upload: where it was opened, the items it was told of, and where it said something wrong.
     pub(super) opened: Option<usize>,
     pub(super) durable: u64,
-    pub(super) wrong: bool,
+    pub(super) wrong: Option<usize>,
     pub(super) ended: bool,
     pub(super) over: bool,
 }
@@ -299,7 +299,7 @@ impl<'a> Facts<'a> {
             attached: false,
             opened: None,
             durable: 0,
-            wrong: false,
+            wrong: None,
             ended: false,
             over: false,
         };

@@ -90,7 +90,7 @@ impl<'a> Facts<'a> {
             return self.breach(Rule::Upload, at, "", "went on before it was opened".into());
         };
         match piece {
-            Piece::Wrong(_) => facts.wrong = true,
+            Piece::Wrong(_) => facts.wrong = Some(at),
             Piece::Items(first, count) => {
                 let upload = &mut self.batches.entry(id).or_default().upload;
                 upload.said = upload.said.max(first + count);
@@ -188,7 +188,9 @@ impl<'a> Facts<'a> {
             (Code::FailedPrecondition, "BATCH_SEALED" | "BATCH_FINISHED") => {
                 self.was_cancelled_whole(id, at)
             }
-            (Code::InvalidArgument, "WRONG_COUNT" | "ITEM_MISMATCH" | "ITEM_GAP") => facts.wrong,
+            (Code::InvalidArgument, "WRONG_COUNT" | "ITEM_MISMATCH" | "ITEM_GAP") => {
+                facts.wrong.is_some()
+            }
             _ => false,
         };
         if !is_due {
