@@ -273,6 +273,7 @@ mod tests {
         let options = StoreOptions {
             data_dir: dir.path().to_owned(),
             ballast: false,
+            metrics: Arc::default(),
         };
         let (store, _) = Store::open(&options).unwrap();
         (dir, store)
