@@ -7,7 +7,7 @@
 //! # Three ideas
 //!
 //! 1. **One journal.** Every batch has an append-only log of results. A result gets the next
-//!    [`Sequence`](domain::ids::Sequence) (1, 2, 3 …, dense, in commit order) in the same transaction
+//!    [`Sequence`] (1, 2, 3 …, dense, in commit order) in the same transaction
 //!    that makes it durable. Nothing is shown to anyone before that commit.
 //! 2. **One lease.** Whoever computes an item holds a [`Lease`](store::Lease) on it: exclusive and
 //!    fenced by a [`LeaseToken`](domain::ids::LeaseToken).
@@ -90,6 +90,10 @@
 //! [`store`] for the verbs, then `store/embedded/group` for what a transaction is and
 //! `store/embedded/scheduler` for turns; [`engine::Feed`] for reading; `engine/attempt.rs` for what
 //! happens to one item; [`server`] and [`library`] for how it is put together.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod api;
 pub mod base;

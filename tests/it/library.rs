@@ -107,6 +107,7 @@ async fn a_handler_that_blocks_its_threads_delays_nobody_else() {
     gate.arrivals(2).await;
 
     let address = sooner.listen().unwrap().to_string();
+    assert_eq!(sooner.ops_listen(), None, "no port that was not asked for");
     let mut client = Client::connect(&address).await;
     let other = Submission::new(texts(50)).with_batch_id("other").unwrap();
     let mut own = sooner.submit(other).await.unwrap();
