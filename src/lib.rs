@@ -111,17 +111,28 @@ pub mod wire;
 
 pub use async_trait::async_trait;
 
+#[doc(inline)]
 pub use self::domain::attempt::{ItemError, Outcome};
+#[doc(inline)]
 pub use self::domain::batch::{Batch, BatchState};
+#[doc(inline)]
 pub use self::domain::ids::{BatchId, QueueName, RequestId, Sequence};
+#[doc(inline)]
 pub use self::domain::item::{Ending, ItemSpec, Record, TerminalState};
+#[doc(inline)]
 pub use self::domain::payload::{Body, Payload};
+#[doc(inline)]
 pub use self::domain::retry::RetrySettings;
+#[doc(inline)]
 pub use self::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, UploadTerms};
+#[doc(inline)]
 pub use self::domain::tally::Tally;
+#[doc(inline)]
 pub use self::engine::{
     Attempt, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails, ItemLog, Order, Submission,
     UploadStart, blocking, handler_fn,
 };
+#[doc(inline)]
 pub use self::error::{Error, ErrorKind, Result};
+#[doc(inline)]
 pub use self::library::{Builder, OpenError, Queue, Results, Sooner, Upload};
