@@ -42,7 +42,7 @@ async fn one_address_cannot_take_all_connections() {
     }
     for _ in 0..20 {
         let mut refused = RawConnection::silent(&server).await;
-        assert_eq!(refused.to_the_end().await, b"", "closed at once, unasked");
+        assert_eq!(refused.rest().await, b"", "closed at once, unasked");
     }
     let mut elsewhere = RawConnection::from(&server, [127, 0, 0, 2]).await;
     elsewhere.hello().await;
@@ -76,7 +76,7 @@ async fn all_addresses_together_cannot_take_more_than_there_is() {
         open.push(connection);
     }
     let mut refused = RawConnection::from(&server, [127, 0, 2, 1]).await;
-    assert_eq!(refused.to_the_end().await, b"");
+    assert_eq!(refused.rest().await, b"");
     assert!(setup.log().contains("limits.connections are open"));
     drop(open);
     eventually(async || {
@@ -142,17 +142,17 @@ async fn an_aged_connection_says_goodbye_and_is_cut_after_the_grace() {
     let mut idle = RawConnection::http2(&server).await;
     let goodbye = idle.next_of(GOAWAY).await.unwrap();
     assert_eq!(goodbye.goaway_code(), Some(NO_ERROR));
-    idle.live_to_the_end().await;
+    idle.frames_to_the_end().await;
 
     for watch in &mut watching {
         let goodbye = watch.next_of(GOAWAY).await.unwrap();
         assert_eq!(goodbye.goaway_code(), Some(NO_ERROR));
     }
     gates.open("ends").await;
-    let ends = watching[0].live_to_the_end().await;
+    let ends = watching[0].frames_to_the_end().await;
     assert!(ends.iter().any(Frame::is_trailers), "{ends:?}");
     // Nothing ends this call; only the grace can end its connection.
-    let stuck = watching[1].live_to_the_end().await;
+    let stuck = watching[1].frames_to_the_end().await;
     assert!(!stuck.iter().any(Frame::is_trailers), "{stuck:?}");
 
     gates.open("stuck").await;
@@ -173,7 +173,7 @@ async fn who_speaks_something_else_is_told_what_this_is() {
     ] {
         let mut curl = RawConnection::silent(&server).await;
         curl.send(request.as_bytes()).await.unwrap();
-        let answer = String::from_utf8(curl.to_the_end().await).unwrap();
+        let answer = String::from_utf8(curl.rest().await).unwrap();
         let lower = answer.to_lowercase();
         assert!(answer.contains(" 426 Upgrade Required\r\n"), "{answer}");
         assert!(lower.contains("upgrade: http/2.0\r\n"), "{answer}");
@@ -195,7 +195,7 @@ async fn who_speaks_something_else_is_told_what_this_is() {
     tls.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         .await
         .unwrap();
-    assert_eq!(tls.to_the_end().await, b"");
+    assert_eq!(tls.rest().await, b"");
     // Written once the connection is closed.
     eventually(async || setup.log().contains("it speaks TLS")).await;
     served(&server, "afterwards").await;
@@ -211,12 +211,12 @@ async fn too_much_http1_is_refused() {
         let mut curl = RawConnection::silent(&server).await;
         let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
         curl.send(request.as_bytes()).await.unwrap();
-        let answer = String::from_utf8(curl.to_the_end().await).unwrap();
+        let answer = String::from_utf8(curl.rest().await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
     let mut nonsense = RawConnection::silent(&server).await;
     nonsense.send(b"\0\xff nonsense\r\n\r\n").await.unwrap();
-    let answer = String::from_utf8(nonsense.to_the_end().await).unwrap();
+    let answer = String::from_utf8(nonsense.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
 

@@ -198,7 +198,7 @@ impl RawConnection {
     }
 
     /// Everything that is said until the server closes.
-    pub(crate) async fn to_the_end(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         // A reset is an end too.
         within(self.stream.read_to_end(&mut bytes)).await.ok();
@@ -206,7 +206,7 @@ impl RawConnection {
     }
 
     /// Acknowledges pings until the server closes; answers the frames that came.
-    pub(crate) async fn live_to_the_end(&mut self) -> Vec<Frame> {
+    pub(crate) async fn frames_to_the_end(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(came) = self.next().await {
             if came.kind == PING && came.flags & ACK == 0 {
