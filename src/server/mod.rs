@@ -95,6 +95,7 @@ impl Server {
             health: health.clone(),
             metrics: Arc::clone(&metrics),
             store: OnceLock::new(),
+            requests: OnceLock::new(),
         });
         let service = ops::service(Arc::clone(&ops), with_reflection(Routes::new(services.ops)));
         let bounds = Bounds::of_ops(config, &metrics);
@@ -122,10 +123,12 @@ impl Server {
             runtimes.io.sibling(),
         );
         let routes = routes(batches, config.limits.message_bytes).add_service(services.main);
+        let budget = RequestBudget::new(request_limits(config), client_streams());
+        ops.requests.get_or_init(|| budget.clone());
         let service = tower::ServiceBuilder::new()
             .layer(MeterLayer::new(Arc::clone(&metrics), methods()))
             .layer(AnswerLayer)
-            .layer(RequestBudget::new(request_limits(config), client_streams()))
+            .layer(budget)
             .service(routes.prepare());
         let bounds = Bounds::of_main(config, &metrics);
         let service = front::service(service);

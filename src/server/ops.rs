@@ -15,7 +15,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::front::is_grpc;
 use super::health::{Health, Phase};
-use crate::api::grpc::Routes;
+use crate::api::grpc::{RequestBudget, Routes};
 use crate::base::metrics::Metrics;
 use crate::store::Store;
 
@@ -40,6 +40,8 @@ pub(super) struct Ops {
     pub(super) metrics: Arc<Metrics>,
     /// Set once it is open.
     pub(super) store: OnceLock<Store>,
+    /// Set once requests are taken.
+    pub(super) requests: OnceLock<RequestBudget>,
 }
 
 /// The port's service: `grpc` has health and reflection.
@@ -130,6 +132,8 @@ impl Ops {
                 self.metrics.set_footprint(footprint);
             }
         }
+        let held = self.requests.get().map_or(0, RequestBudget::bytes_held);
+        self.metrics.set_request_bytes(held);
         // The same lines either way; only the name of their format differs.
         let modern = headers.get_all(ACCEPT).iter().any(|accept| {
             let accept = accept.to_str().unwrap_or_default();

@@ -138,3 +138,19 @@ async fn a_crowd_is_told_to_come_back_and_memory_stays_bounded() {
     let created = within(client.stub.create_batch(large("large"))).await;
     assert!(created.unwrap().into_inner().created);
 }
+
+#[tokio::test]
+async fn the_room_that_is_taken_shows() {
+    const SERIES: &str = "sooner_request_bytes";
+    let setup = narrow("60s");
+    let server = setup.start();
+    server.metric_becomes(SERIES, |bytes| bytes == "0").await;
+    let dribble = Dribble::begin(&server, "dribble").await;
+    // All of the message, of which half has come.
+    let is_held = |bytes: &str| bytes.parse::<usize>().is_ok_and(|it| it > 100 << 10);
+    server.metric_becomes(SERIES, is_held).await;
+    // It ends in mid-message.
+    drop((dribble.pieces, dribble.rest));
+    within(dribble.status).await.unwrap();
+    server.metric_becomes(SERIES, |bytes| bytes == "0").await;
+}

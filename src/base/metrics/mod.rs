@@ -53,6 +53,7 @@ struct Mirrors {
     items_in_state: Labelled<Gauge, 1>,
     oldest_pending_age: Number,
     batches_open: Gauge,
+    request: Gauge,
     store: Gauge,
     store_wal: Gauge,
     store_free: Gauge,
@@ -203,6 +204,12 @@ impl Metrics {
         self.mirrors.oldest_pending_age.set(oldest);
     }
 
+    /// Takes over how many bytes of requests are in memory, for the next [`Metrics::text`].
+    pub fn set_request_bytes(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.mirrors.request.set(bytes);
+    }
+
     /// Takes over what the store takes up, for the next [`Metrics::text`].
     pub fn set_footprint(&self, footprint: Footprint) {
         let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -262,6 +269,7 @@ impl Mirrors {
             items_in_state,
             oldest_pending_age,
             batches_open,
+            request,
             store,
             store_wal,
             store_free,
@@ -278,6 +286,11 @@ impl Mirrors {
             oldest_pending_age,
         );
         all.plain("batches_open", "Batches that are not over", batches_open);
+        all.bytes(
+            "request",
+            "Request messages in memory, out of limits.request_bytes and an eighth more for small ones",
+            request,
+        );
         all.bytes("store", "Size of the database file", store);
         all.bytes(
             "store_wal",

@@ -71,8 +71,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit>> + Send>
 impl RequestBudget {
     /// A budget of which calls to `streams` may bring many messages each.
     pub fn new(limits: RequestLimits, streams: HashSet<String>) -> Self {
-        let lane = limits.request_bytes_max / limits::SMALL_LANE_DIVISOR;
-        let lane = lane.max(limits::SMALL_MESSAGE_BYTES);
+        let lane = lane_bytes(limits);
         Self(Arc::new(Budget {
             limits,
             large: Arc::new(Semaphore::new(limits.request_bytes_max)),
@@ -82,6 +81,20 @@ impl RequestBudget {
             streams,
         }))
     }
+
+    /// Bytes of the messages that have their place now.
+    pub fn bytes_held(&self) -> usize {
+        let budget = &self.0;
+        let free = budget.large.available_permits() + budget.small.available_permits();
+        let all = budget.limits.request_bytes_max + lane_bytes(budget.limits);
+        all.saturating_sub(free)
+    }
+}
+
+/// Bytes of the small messages' lane.
+fn lane_bytes(limits: RequestLimits) -> usize {
+    let lane = limits.request_bytes_max / limits::SMALL_LANE_DIVISOR;
+    lane.max(limits::SMALL_MESSAGE_BYTES)
 }
 
 impl Budget {
