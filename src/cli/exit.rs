@@ -13,12 +13,27 @@ use crate::store::OpenError;
 pub(super) enum Exit {
     /// All is well; of a run: every item succeeded.
     Success = 0,
-    /// The command line or the configuration is wrong, or the handler's command does not exist.
+    /// Something failed that has no code of its own.
+    Failed = 1,
+    /// The command line, the input or the configuration is wrong, or the handler's command does not
+    /// exist; of a server, that it found a request to be so.
     Usage = 2,
     /// An item failed or expired.
     ItemsFailed = 3,
     /// The batch was cancelled.
     Cancelled = 4,
+    /// It was not over within the time that was to be waited.
+    NotYet = 5,
+    /// The server has no such batch, item or call.
+    NotFound = 6,
+    /// The id is taken by other content, or the batch is not in a state for this.
+    Conflict = 7,
+    /// The server wants other credentials.
+    Denied = 8,
+    /// The server cannot be reached, or cannot serve, after several tries.
+    Unavailable = 9,
+    /// The server has no room for this now.
+    Exhausted = 10,
     /// The store is damaged, or of a newer format.
     Damaged = 65,
     /// An input cannot be read.
@@ -39,7 +54,7 @@ pub(super) enum Exit {
     Terminated = 143,
 }
 
-/// Why a command failed, in one line.
+/// Why a command failed: a line, and perhaps lines below it with the fields at fault and a hint.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
@@ -53,6 +68,24 @@ impl Failure {
             message: message.into(),
         }
     }
+
+    /// The input could not be read to its end: the system's fault, or that of a line in it.
+    pub(super) fn of_input(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Self::new(Exit::Usage, error.to_string()),
+            _ => Self::new(Exit::Io, format!("read the input: {error}")),
+        }
+    }
+}
+
+/// Standard output could not be written. That a reader has gone is nothing to speak of: then the
+/// program ends as any filter does.
+pub(super) fn of_output(error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        // Ends the process; what is left to do is only for systems where it cannot.
+        signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE).ok();
+    }
+    Failure::new(Exit::Io, format!("write the output: {error}"))
 }
 
 impl From<Exit> for ExitCode {

@@ -1,13 +1,23 @@
 //! Floor 6: what a person types. Standard output is data, standard error is talk.
 
+mod cancel;
+mod connect;
 mod exit;
+mod facts;
+mod following;
+mod get;
 mod input;
+mod json;
+mod out_dir;
 mod output;
 mod progress;
+mod refusal;
 mod run;
 mod serve;
+mod shown;
 mod signals;
 mod state_dir;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +43,9 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Serve(serve::Arguments),
+    Watch(watch::Arguments),
+    Get(get::Arguments),
+    Cancel(cancel::Arguments),
 }
 
 /// Settings that `run` and `serve` share.
@@ -52,6 +65,9 @@ pub fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Cancel(arguments) => cancel::run(&arguments),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -1,86 +1,145 @@
-//! How results look on standard output.
+//! How results look on standard output, or in files.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use serde::Serialize;
-use serde_json::value::RawValue;
-
-use crate::domain::batch::BatchHead;
-use crate::domain::ids::item_id_text;
-use crate::domain::item::{Ending, Record};
-use crate::domain::payload::{Body, Payload, is_json};
+use super::exit::Failure;
+use super::json::ResultJson;
+use super::out_dir::OutDir;
+use super::shown::{Content, Shown};
 
 /// What is printed of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Form {
-    /// The output alone.
-    Output,
-    /// One JSON object a line.
+    /// A line in columns, for people
+    Table,
+    /// A JSON object over several lines
+    Json,
+    /// A JSON object on one line
     Jsonl,
+    /// The id alone
+    Name,
+    /// The output alone
+    Output,
+}
+
+/// Where results go and how they look.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ResultArguments {
+    /// What is printed of each result [default: see above]
+    #[arg(short, long, value_name = "FORM")]
+    output: Option<Form>,
+
+    /// Put the item's id and a tab before each line of output
+    #[arg(long)]
+    tag: bool,
+
+    /// Write each output to a file of its own there, named after its item, and not to standard output
+    #[arg(long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
 }
 
 /// Prints results.
 #[derive(Debug)]
 pub(super) struct Printer<W> {
     out: W,
-    form: Form,
+    /// `None` if files are all that is wanted.
+    form: Option<Form>,
     tag: bool,
+    files: Option<OutDir>,
+    any_printed: bool,
 }
 
-/// One result as a JSON line; the names are those of the API.
-#[derive(Serialize)]
-struct Line<'a> {
-    item_id: String,
-    index: u32,
-    batch_id: &'a str,
-    sequence: u32,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_text: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorLine<'a>>,
-    attempt_count: u32,
-    queue_duration: String,
-    run_duration: String,
-    finish_time: String,
+impl ResultArguments {
+    /// A printer to standard output.
+    pub(super) fn printer(&self, default: Form) -> Result<Printer<io::Stdout>, Failure> {
+        let files = self.out_dir.as_deref().map(OutDir::create).transpose()?;
+        let form = match (self.output, &files) {
+            // Outputs go to their files.
+            (None | Some(Form::Output), Some(_)) => None,
+            (form, _) => Some(form.unwrap_or(default)),
+        };
+        Ok(Printer {
+            out: io::stdout(),
+            form,
+            tag: self.tag,
+            files,
+            any_printed: false,
+        })
+    }
 }
 
-#[derive(Serialize)]
-struct ErrorLine<'a> {
-    code: i32,
-    reason: &'a str,
-    message: &'a str,
-    retryable: bool,
+/// The form of a stream of results: for eyes on a terminal, for programs elsewhere.
+pub(super) fn streamed() -> Form {
+    if io::stdout().is_terminal() {
+        Form::Table
+    } else {
+        Form::Jsonl
+    }
 }
 
 impl<W: Write> Printer<W> {
-    /// A printer to `out`; `tag` puts the item's id before each line of output.
-    pub(super) fn new(out: W, form: Form, tag: bool) -> Self {
-        Self { out, form, tag }
+    /// Whether a failed item leaves no trace on standard output, so that it is to be told elsewhere.
+    pub(super) fn hides_failures(&self) -> bool {
+        match self.form {
+            None | Some(Form::Output | Form::Name) => true,
+            Some(Form::Table | Form::Json | Form::Jsonl) => false,
+        }
+    }
+
+    /// Whether outputs are wanted at all.
+    pub(super) fn wants_outputs(&self) -> bool {
+        self.files.is_some() || self.form != Some(Form::Name)
     }
 
     /// Prints one result and sees that it is out.
-    pub(super) fn print(&mut self, record: &Record, head: &BatchHead) -> io::Result<()> {
+    pub(super) fn print(&mut self, shown: &Shown<'_>) -> io::Result<()> {
+        if let (Some(files), Some(output)) = (&self.files, &shown.output) {
+            files.write(&shown.item_id, output.bytes())?;
+        }
         match self.form {
-            Form::Jsonl => {
-                serde_json::to_writer(&mut self.out, &line(record, head))?;
+            None => return Ok(()),
+            Some(Form::Table) => self.print_row(shown)?,
+            Some(Form::Json) => {
+                serde_json::to_writer_pretty(&mut self.out, &ResultJson::of(shown))?;
                 self.out.write_all(b"\n")?;
             }
-            Form::Output => {
-                if let Ending::Succeeded(output) = &record.ending {
-                    self.print_output(&item_id_text(record.id.as_deref(), record.index), output)?;
+            Some(Form::Jsonl) => {
+                serde_json::to_writer(&mut self.out, &ResultJson::of(shown))?;
+                self.out.write_all(b"\n")?;
+            }
+            Some(Form::Name) => writeln!(self.out, "{}", shown.item_id)?,
+            Some(Form::Output) => {
+                if let Some(output) = &shown.output {
+                    self.print_output(&shown.item_id, output)?;
                 }
             }
         }
         self.out.flush()
     }
 
-    fn print_output(&mut self, id: &str, output: &Payload) -> io::Result<()> {
+    fn print_row(&mut self, shown: &Shown<'_>) -> io::Result<()> {
+        if !self.any_printed {
+            self.any_printed = true;
+            writeln!(
+                self.out,
+                "{:>7}  {:<20}  {:<9}  {:>5}  {:>9}  OUTPUT OR ERROR",
+                "SEQ", "ITEM", "STATE", "TRIES", "RUN"
+            )?;
+        }
+        writeln!(
+            self.out,
+            "{:>7}  {:<20}  {:<9}  {:>5}  {:>8.3}s  {}",
+            shown.sequence,
+            preview(&shown.item_id, 40),
+            shown.state,
+            shown.attempt_count,
+            shown.run_duration.as_secs_f64(),
+            gist(shown)
+        )
+    }
+
+    fn print_output(&mut self, id: &str, output: &Content<'_>) -> io::Result<()> {
         let bytes = output.bytes();
         if !self.tag {
             self.out.write_all(bytes)?;
@@ -105,46 +164,36 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn line<'a>(record: &'a Record, head: &'a BatchHead) -> Line<'a> {
-    let output = match &record.ending {
-        Ending::Succeeded(output) => Some(output),
-        Ending::Failed(_) | Ending::Cancelled(_) | Ending::Expired(_) => None,
-    };
-    let json = output
-        .filter(|output| is_json(&output.content_type))
-        .and_then(one_line_json);
-    let text = output.and_then(|output| match &output.body {
-        Body::Text(text) if json.is_none() => Some(&**text),
-        Body::Text(_) | Body::Data(_) => None,
-    });
-    let data = output.filter(|output| matches!(output.body, Body::Data(_)));
-    Line {
-        item_id: item_id_text(record.id.as_deref(), record.index),
-        index: record.index,
-        batch_id: head.id.as_str(),
-        sequence: record.sequence.0,
-        state: record.ending.state().name(),
-        output: json,
-        output_text: text,
-        output_base64: data.map(|output| BASE64_STANDARD.encode(output.bytes())),
-        error: record.ending.error().map(|error| ErrorLine {
-            code: error.code.0,
-            reason: &error.reason,
-            message: &error.message,
-            retryable: error.retryable,
-        }),
-        attempt_count: record.attempts,
-        queue_duration: format!("{:?}s", record.queued.as_secs_f64()),
-        run_duration: format!("{:?}s", record.ran.as_secs_f64()),
-        finish_time: jiff::Timestamp::from_millisecond(record.finished.0)
-            .map_or_else(|_| String::new(), |time| time.to_string()),
+/// A result's output or error in a few words.
+pub(super) fn gist(shown: &Shown<'_>) -> String {
+    match (&shown.error, &shown.output) {
+        (Some(error), _) => {
+            let message = preview(error.message.trim(), 60);
+            format!("{}: {message}", error.reason)
+        }
+        (None, Some(output)) => match output.as_text() {
+            Some(text) => preview(text.trim_end(), 60),
+            None => format!("{} bytes of data", output.bytes().len()),
+        },
+        (None, None) => String::new(),
     }
 }
 
-/// JSON on one line: a raw line break may stand between its tokens, where a space means the same.
-fn one_line_json(output: &Payload) -> Option<Box<RawValue>> {
-    let text = output.as_text()?.replace(['\n', '\r'], " ");
-    serde_json::from_str(text.trim()).ok()
+/// The beginning of a text, on one line and harmless to a terminal.
+pub(super) fn preview(text: &str, chars_max: usize) -> String {
+    let mut shown = String::new();
+    for (i, char) in text.chars().enumerate() {
+        if i == chars_max {
+            shown.push('…');
+            break;
+        }
+        match char {
+            '\n' | '\r' | '\t' => shown.push(' '),
+            char if char.is_control() => shown.push('\u{fffd}'),
+            char => shown.push(char),
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -154,7 +203,10 @@ mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
     use crate::domain::attempt::ItemError;
+    use crate::domain::batch::BatchHead;
     use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
+    use crate::domain::item::{Ending, Record};
+    use crate::domain::payload::{Body, JSON, Payload};
 
     fn printed(form: Form, tag: bool, ending: Ending) -> String {
         let record = Record {
@@ -178,11 +230,19 @@ mod tests {
             upload: None,
             created: Timestamp(0),
         };
-        let mut out = Vec::new();
-        Printer::new(&mut out, form, tag)
-            .print(&record, &head)
-            .unwrap();
-        String::from_utf8(out).unwrap()
+        let mut printer = Printer {
+            out: Vec::new(),
+            form: Some(form),
+            tag,
+            files: None,
+            any_printed: false,
+        };
+        printer.print(&Shown::of_record(&record, &head)).unwrap();
+        String::from_utf8(printer.out).unwrap()
+    }
+
+    fn failed() -> Ending {
+        Ending::Failed(ItemError::handler("EXIT_1", "n\x1bo\n", true))
     }
 
     #[test]
@@ -192,27 +252,44 @@ mod tests {
         assert_eq!(printed(Form::Output, false, text("x\n")), "x\n");
         assert_eq!(printed(Form::Output, false, text("")), "");
         assert_eq!(printed(Form::Output, true, text("x\ny")), "a\tx\na\ty\n");
-        let failed = Ending::Failed(ItemError::handler("EXIT_1", "no", true));
-        assert_eq!(printed(Form::Output, false, failed), "");
+        assert_eq!(printed(Form::Output, false, failed()), "");
     }
 
     #[test]
     fn json_lines_have_the_names_of_the_api() {
         let json = Payload {
             body: Body::Text("{\"n\":\n1.10}\n".into()),
-            content_type: crate::domain::payload::JSON.into(),
+            content_type: JSON.into(),
         };
         assert_eq!(
             printed(Form::Jsonl, false, Ending::Succeeded(json)),
             "{\"item_id\":\"a\",\"index\":7,\"batch_id\":\"b\",\"sequence\":2,\"state\":\"succeeded\",\
-             \"output\":{\"n\": 1.10},\"attempt_count\":1,\"queue_duration\":\"0.0s\",\
-             \"run_duration\":\"1.5s\",\"finish_time\":\"1970-01-01T00:00:00Z\"}\n"
+             \"output\":{\"n\": 1.10},\"attempt_count\":1,\"worker_id\":\"local\",\
+             \"queue_duration\":\"0.0s\",\"run_duration\":\"1.5s\",\
+             \"finish_time\":\"1970-01-01T00:00:00Z\"}\n"
         );
-        let data = Ending::Succeeded(Payload::data(&b"fo\xff"[..]));
-        assert!(printed(Form::Jsonl, false, data).contains("\"output_base64\":\"Zm//\""));
-        let failed = Ending::Failed(ItemError::handler("EXIT_1", "no", true));
-        assert!(printed(Form::Jsonl, false, failed).contains(
-            "\"error\":{\"code\":10,\"reason\":\"EXIT_1\",\"message\":\"no\",\"retryable\":true}"
+        let data = |content_type: &str| {
+            let mut data = Payload::data(&b"fo\xff"[..]);
+            data.content_type = content_type.into();
+            printed(Form::Jsonl, false, Ending::Succeeded(data))
+        };
+        assert!(data("").contains("\"output_base64\":\"Zm//\",\"attempt"));
+        assert!(data("image/png").contains("\"Zm//\",\"content_type\":\"image/png\""));
+        assert!(printed(Form::Jsonl, false, failed()).contains(
+            "\"error\":{\"code\":10,\"reason\":\"EXIT_1\",\"message\":\"n\\u001bo\\n\",\"retryable\":true}"
         ));
+        assert!(printed(Form::Json, false, failed()).starts_with("{\n  \"item_id\": \"a\",\n"));
+    }
+
+    #[test]
+    fn a_table_is_safe_to_look_at() {
+        let table = printed(Form::Table, false, failed());
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[0].contains("SEQ  ITEM "), "{table}");
+        assert!(
+            lines[1].ends_with("failed         1     1.500s  EXIT_1: n\u{fffd}o"),
+            "{table}"
+        );
+        assert_eq!(printed(Form::Name, false, failed()), "a\n");
     }
 }

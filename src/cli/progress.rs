@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::shown::Shown;
 use super::tell;
 use crate::base::clock;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ids::item_id_text;
-use crate::domain::item::{Ending, Record};
 
 /// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -19,23 +18,33 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Failures told one by one; the summary counts the rest.
 const FAILURES_TOLD_MAX: u64 = 20;
 
-/// The progress of a run.
+/// What is done about an item that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failures {
+    /// It is told, the first ones at least.
+    Told,
+    /// It is counted; whoever looks sees it anyway.
+    Counted,
+}
+
+/// The progress of a run, or of a batch that is followed.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
+    failures: Failures,
     began: Instant,
     first: Option<Duration>,
     told: Instant,
     done: u64,
     failed: u64,
     total: u64,
-    reasons: BTreeMap<Box<str>, u64>,
+    reasons: BTreeMap<String, u64>,
 }
 
 impl Progress {
     /// Starts counting.
-    pub(super) fn begin(quiet: bool) -> Self {
+    pub(super) fn begin(quiet: bool, failures: Failures) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
@@ -48,6 +57,7 @@ impl Progress {
         Self {
             bar,
             quiet,
+            failures,
             began: now,
             first,
             told: now,
@@ -58,26 +68,23 @@ impl Progress {
         }
     }
 
-    /// Counts a result.
-    pub(super) fn count(&mut self, record: &Record, total: u32) {
+    /// Counts a result of a batch that has `total` items so far.
+    pub(super) fn count(&mut self, shown: &Shown<'_>, total: u64) {
         self.first
             .get_or_insert_with(|| clock::instant().duration_since(self.began));
         self.done += 1;
-        self.total = total.into();
-        match &record.ending {
-            Ending::Succeeded(_) => {}
-            Ending::Failed(error) | Ending::Cancelled(error) | Ending::Expired(error) => {
-                self.failed += 1;
-                *self.reasons.entry(error.reason.clone()).or_default() += 1;
-                if self.failed <= FAILURES_TOLD_MAX {
-                    let id = item_id_text(record.id.as_deref(), record.index);
-                    let message = error.message.trim_end();
-                    self.say(&format!(
-                        "item {id} {}: {} {message}",
-                        record.ending.state().name(),
-                        error.reason
-                    ));
-                }
+        self.total = total;
+        if let Some(error) = &shown.error {
+            self.failed += 1;
+            *self.reasons.entry(error.reason.to_owned()).or_default() += 1;
+            if self.failures == Failures::Told && self.failed <= FAILURES_TOLD_MAX {
+                self.say(&format!(
+                    "item {} {}: {} {}",
+                    shown.item_id,
+                    shown.state,
+                    error.reason,
+                    error.message.trim_end()
+                ));
             }
         }
         if let Some(bar) = &self.bar {
@@ -103,6 +110,13 @@ impl Progress {
     /// Whether an item did not succeed.
     pub(super) fn any_failed(&self) -> bool {
         self.failed > 0
+    }
+
+    /// Ends without a word.
+    pub(super) fn dismiss(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 
     /// Ends with a summary.

@@ -3,7 +3,7 @@
 //! The same store and engine as the server's, in this process: the input is appended to a journal
 //! as it is read, and a feed prints it as it grows. Neither side holds more than a few MiB.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{Exit, Failure};
-use super::input::{Format, Input};
-use super::output::{Form, Printer};
-use super::progress::Progress;
+use super::exit::{self, Exit, Failure};
+use super::input::{Input, InputArguments};
+use super::output::{Form, Printer, ResultArguments};
+use super::progress::{Failures, Progress};
+use super::shown::Shown;
 use super::signals::Signals;
 use super::state_dir::Journal;
 use super::{Shared, tell};
@@ -51,34 +52,19 @@ const LAST_PRINTS: Duration = Duration::from_secs(2);
 /// cannot be written; 74 reading or writing failed; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Arguments {
     #[command(flatten)]
     shared: Shared,
 
-    /// Items are separated by NUL instead of line ends
-    #[arg(short = '0', long, conflicts_with = "files")]
-    null: bool,
+    #[command(flatten)]
+    input: InputArguments,
 
-    /// Each line is an item; the default
-    #[arg(long, conflicts_with_all = ["files", "null"])]
-    lines: bool,
-
-    /// Each named file's content is an item, its path the item's id
-    #[arg(long)]
-    files: bool,
+    #[command(flatten)]
+    results: ResultArguments,
 
     /// Print results in the order of the input instead of as they are done
     #[arg(short, long)]
     keep_order: bool,
-
-    /// Put the item's id and a tab before each line of output
-    #[arg(long)]
-    tag: bool,
-
-    /// What is printed of each result
-    #[arg(short, long, value_name = "FORM", default_value = "output")]
-    output: Form,
 
     /// Limit of each attempt, such as 30s [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -95,10 +81,6 @@ pub(super) struct Arguments {
     /// Say nothing but failures
     #[arg(short, long)]
     quiet: bool,
-
-    /// The input: files, or - for standard input, which is the default
-    #[arg(value_name = "INPUT")]
-    inputs: Vec<PathBuf>,
 
     /// The command, run once per attempt
     #[arg(last = true, value_name = "CMD")]
@@ -137,17 +119,6 @@ enum Printed {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    let format = match (arguments.files, arguments.null) {
-        (true, _) => Format::Files,
-        (false, true) => Format::Null,
-        (false, false) => Format::Lines,
-    };
-    if arguments.inputs.is_empty() && io::stdin().is_terminal() && format != Format::Files {
-        return Err(Failure::new(
-            Exit::Usage,
-            "there is no input: name files or pipe items in; see --help",
-        ));
-    }
     let mut layers = Layers {
         file: arguments.shared.config.clone(),
         environment: super::environment(),
@@ -176,7 +147,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         .retain(|name, _| *name == QueueName::default());
     // All of this before a journal is made: a mistake leaves nothing behind.
     let handlers = Node::handlers(&config)?;
-    let input = Input::open(format, arguments.inputs.clone(), config.limits.input_bytes)?;
+    let input = arguments.input.open(config.limits.input_bytes)?;
+    let printer = arguments.results.printer(Form::Output)?;
 
     let journal = if let Some(data_dir) = &arguments.data_dir {
         config.store.data_dir.clone_from(data_dir);
@@ -197,7 +169,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let output_runtime = tasks::runtime("sooner-output", 1)?;
     let output = Tasks::on(output_runtime.handle().clone());
     let outcome = runtimes.block_on(async {
-        let outcome = follow(arguments, &config, &node, input, &output).await;
+        let outcome = follow(arguments, &config, &node, (input, printer), &output).await;
         if outcome.is_err() {
             // What runs must end before the store does.
             node.engine().drain(Duration::ZERO).await;
@@ -215,7 +187,7 @@ async fn follow(
     arguments: &Arguments,
     config: &Config,
     node: &Node,
-    input: Input,
+    (input, printer): (Input, Printer<io::Stdout>),
     output: &Tasks,
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen()?;
@@ -234,11 +206,10 @@ async fn follow(
     };
     let feed = engine.follow(upload.batch(), cursor)?;
     let drained = CancellationToken::new();
-    let results = Printer::new(io::stdout(), arguments.output, arguments.tag);
-    let progress = Progress::begin(arguments.quiet);
+    let progress = Progress::begin(arguments.quiet, Failures::Told);
     // On a thread of its own: a reader of ours that is slow, or asleep, must not keep us from
     // hearing a signal.
-    let mut printing = output.spawn(print(feed, results, progress, drained.clone()));
+    let mut printing = output.spawn(print(feed, printer, progress, drained.clone()));
     let (end, input_failure, mut progress) =
         until_over(node, &mut signals, &upload, input, &mut printing).await?;
     match end {
@@ -353,10 +324,11 @@ async fn print(
         match feed.next().await? {
             Turn::Results(records, batch) => {
                 for record in &records {
-                    if let Err(error) = printer.print(record, &batch.head) {
+                    let shown = Shown::of_record(record, &batch.head);
+                    if let Err(error) = printer.print(&shown) {
                         return Ok((Printed::OutputFailed(error), progress));
                     }
-                    progress.count(record, batch.total);
+                    progress.count(&shown, batch.total.into());
                 }
             }
             Turn::CaughtUp(_) if is_drained => return Ok((Printed::UpToDrain, progress)),
@@ -401,7 +373,7 @@ fn finish(outcome: Outcome, journal: Option<Journal>, config: &Config) -> Result
         None => {}
     }
     if let Some(error) = input_failure {
-        return Err(Failure::new(Exit::Io, format!("read the input: {error}")));
+        return Err(Failure::of_input(&error));
     }
     match end {
         End::Over(BatchState::Cancelled) => Ok(Exit::Cancelled),
@@ -409,15 +381,7 @@ fn finish(outcome: Outcome, journal: Option<Journal>, config: &Config) -> Result
         End::Over(_) => Ok(Exit::Success),
         End::Stopped(exit) => Ok(exit),
         End::StoreFailed => Err(Failure::new(Exit::Io, "writing the journal failed")),
-        End::OutputFailed(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            // Like any filter whose reader has gone.
-            signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE)?;
-            Ok(Exit::Io)
-        }
-        End::OutputFailed(error) => Err(Failure::new(
-            Exit::Io,
-            format!("write standard output: {error}"),
-        )),
+        End::OutputFailed(error) => Err(exit::of_output(&error)),
     }
 }
 
@@ -436,8 +400,8 @@ fn options(arguments: &Arguments) -> BatchOptions {
 /// What makes two runs runs of the same thing, apart from the working directory.
 fn identity(arguments: &Arguments) -> Vec<String> {
     let inputs = arguments
-        .inputs
-        .iter()
+        .input
+        .names()
         .map(|path| path.to_string_lossy().into_owned());
     arguments
         .command

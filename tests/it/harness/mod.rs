@@ -1,5 +1,6 @@
 //! The nouns of the stories: a server in a process of its own, clients, batches, gates.
 
+pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod gate;
 pub(crate) mod gates;

@@ -114,6 +114,21 @@ impl Running {
         self.end()
     }
 
+    /// Waits for the end and answers what it said that was not looked at before.
+    pub(crate) fn rest(mut self) -> Ended {
+        self.stdin.take();
+        let code = wait(&mut self.child).code();
+        let rest = |lines: &Receiver<String>| -> String {
+            let lines = std::iter::from_fn(|| lines.recv_timeout(PATIENCE).ok());
+            lines.map(|line| line + "\n").collect()
+        };
+        Ended {
+            code,
+            stdout: rest(&self.stdout),
+            stderr: rest(&self.stderr),
+        }
+    }
+
     /// Waits for the end, with the input still open.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = wait(&mut self.child).code();

@@ -1,0 +1,272 @@
+//! How client commands reach a server: where it is, and how long to go on trying.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tonic::transport::{Channel, Endpoint};
+
+use super::exit::{Exit, Failure};
+use super::refusal::{self, Trouble};
+use super::tell;
+use crate::base::{clock, entropy, limits};
+use crate::config::parse_duration;
+use crate::wire::batch_service_client::BatchServiceClient;
+
+/// Where a server listens unless something else is said.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+/// How long one connection attempt may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a server that was never reached is tried: long enough for one that is just starting,
+/// short enough for a person who has mistyped its address.
+const FIRST_CONTACT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a server that was there is waited for: an upgrade, or a machine that starts again.
+const RESTART_MAX: Duration = Duration::from_secs(600);
+
+/// The first wait before another try; each further one is twice as long.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest wait before another try.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The generated client.
+pub(super) type Stub = BatchServiceClient<Channel>;
+
+/// Which server is asked, and how patiently.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ServerArguments {
+    /// The server to talk to
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SOONER_SERVER",
+        default_value = DEFAULT_SERVER
+    )]
+    server: String,
+
+    /// How long to try again while the server cannot be reached [default: 3s, or 10m once it was]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    retry_for: Option<Duration>,
+}
+
+/// A server's address, checked.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    endpoint: Endpoint,
+    url: String,
+    retry_for: Option<Duration>,
+}
+
+/// A connection that is made anew when it breaks.
+#[derive(Debug)]
+pub(super) struct Session {
+    remote: Remote,
+    patience: Patience,
+    stub: Option<Stub>,
+}
+
+/// How long trouble has lasted and what it is like to wait for its end.
+#[derive(Debug)]
+pub(super) struct Patience {
+    url: String,
+    retry_for: Option<Duration>,
+    /// Whether the server has ever answered.
+    reached: bool,
+    /// When the trouble began that is not over yet.
+    since: Option<Instant>,
+    tries: u32,
+}
+
+impl ServerArguments {
+    /// Checks the address. Nothing is connected yet.
+    pub(super) fn remote(&self) -> Result<Remote, Failure> {
+        let wrong = |problem: &str| {
+            let server = &self.server;
+            Failure::new(
+                Exit::Usage,
+                format!("--server {server:?} {problem}, such as {DEFAULT_SERVER}"),
+            )
+        };
+        let endpoint =
+            Endpoint::from_shared(self.server.clone()).map_err(|_| wrong("is not a URL"))?;
+        let uri = endpoint.uri();
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(wrong("asks for TLS, which is not there yet; use http")),
+            Some(_) | None => return Err(wrong("is not an http URL")),
+        }
+        if uri.host().is_none_or(str::is_empty) || !["", "/"].contains(&uri.path()) {
+            return Err(wrong("is not just a host and a port"));
+        }
+        Ok(Remote {
+            endpoint: endpoint
+                .connect_timeout(CONNECT_MAX)
+                .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT),
+            url: self.server.clone(),
+            retry_for: self.retry_for,
+        })
+    }
+
+    /// What must be added to a command for it to reach the same server.
+    pub(super) fn flags(&self) -> String {
+        if self.server == DEFAULT_SERVER {
+            String::new()
+        } else {
+            format!(" --server {}", self.server)
+        }
+    }
+}
+
+impl Remote {
+    /// A connection.
+    pub(super) async fn connect(&self) -> Result<Stub, Trouble> {
+        let channel = self.endpoint.connect().await?;
+        // An item as it was submitted, its result and its failed attempts come in one message.
+        let largest = 2 * limits::message_bytes_max(limits::INPUT_BYTES_CEILING);
+        Ok(BatchServiceClient::new(channel).max_decoding_message_size(largest))
+    }
+
+    /// Fresh patience for one piece of work.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            url: self.url.clone(),
+            retry_for: self.retry_for,
+            reached: false,
+            since: None,
+            tries: 0,
+        }
+    }
+
+    /// Calls that are made one after the other.
+    pub(super) fn session(&self) -> Session {
+        Session {
+            remote: self.clone(),
+            patience: self.patience(),
+            stub: None,
+        }
+    }
+}
+
+impl Session {
+    /// Makes a call that may be repeated without harm, until it is answered or refused.
+    pub(super) async fn call<T, F>(&mut self, call: impl Fn(Stub) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        loop {
+            match self.call_once(&call).await {
+                Ok(answer) => {
+                    self.patience.reward();
+                    return Ok(answer);
+                }
+                Err(trouble) => {
+                    self.stub = None;
+                    self.patience.bear(trouble).await?;
+                }
+            }
+        }
+    }
+
+    async fn call_once<T, F>(&mut self, call: impl Fn(Stub) -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let stub = match &self.stub {
+            Some(stub) => stub.clone(),
+            None => self.stub.insert(self.remote.connect().await?).clone(),
+        };
+        Ok(call(stub).await?.into_inner())
+    }
+}
+
+impl Patience {
+    /// The server has answered: trouble, if there was any, is over.
+    pub(super) fn reward(&mut self) {
+        self.reached = true;
+        self.since = None;
+        self.tries = 0;
+    }
+
+    /// Waits before the next try, longer from time to time and never in step with other clients.
+    /// Fails if the trouble will not pass, or has lasted too long.
+    pub(super) async fn bear(&mut self, trouble: Trouble) -> Result<(), Failure> {
+        if !trouble.may_pass() {
+            return Err(refusal::failure(&trouble, &self.url));
+        }
+        let now = clock::instant();
+        let longest = self.retry_for.unwrap_or(if self.reached {
+            RESTART_MAX
+        } else {
+            FIRST_CONTACT_MAX
+        });
+        if self.since.is_none() && self.reached {
+            tell(&format!(
+                "lost the server at {}: {trouble}; trying again",
+                self.url
+            ));
+        }
+        let since = *self.since.get_or_insert(now);
+        let wait = self.backoff().max(trouble.retry_delay());
+        if now.duration_since(since) + wait > longest {
+            return Err(refusal::failure(&trouble, &self.url));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    fn backoff(&mut self) -> Duration {
+        let grown = BACKOFF_MIN.saturating_mul(1 << self.tries.min(10));
+        self.tries += 1;
+        grown
+            .min(BACKOFF_MAX)
+            .mul_f64(0.5 + entropy::fraction() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(server: &str) -> ServerArguments {
+        ServerArguments {
+            server: server.into(),
+            retry_for: None,
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_http_url_without_a_path() {
+        for good in [
+            DEFAULT_SERVER,
+            "http://[::1]:1/",
+            "http://sooner.example:50051",
+        ] {
+            assert!(arguments(good).remote().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "nonsense here",
+            "127.0.0.1:50051",
+            "ftp://a:1",
+            "https://a:1",
+            "http://a:1/x",
+        ] {
+            let failure = arguments(bad).remote().map(|_| ()).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{bad}");
+            assert!(failure.message.contains(&format!("{bad:?}")), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn waits_grow_to_a_bound_and_begin_anew_after_an_answer() {
+        let mut patience = arguments(DEFAULT_SERVER).remote().unwrap().patience();
+        let waits: Vec<_> = (0..12).map(|_| patience.backoff()).collect();
+        assert!(waits[0] <= BACKOFF_MIN && waits[0] >= BACKOFF_MIN / 2);
+        assert!(waits[11] <= BACKOFF_MAX && waits[11] >= BACKOFF_MAX / 2);
+        patience.reward();
+        assert!(patience.backoff() <= BACKOFF_MIN);
+    }
+}

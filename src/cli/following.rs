@@ -1,0 +1,252 @@
+//! Following a batch on a server: every result once, whatever happens to the connection.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Patience, Remote};
+use super::exit::{Exit, Failure};
+use super::output::Printer;
+use super::progress::Progress;
+use super::refusal::Trouble;
+use super::shown::Shown;
+use super::signals::Signals;
+use crate::base::tasks::{self, Tasks};
+use crate::wire;
+use crate::wire::watch_batch_response::Message;
+
+/// How long a print under way may take once the person wants to leave.
+const LAST_PRINT: Duration = Duration::from_millis(500);
+
+/// The order in which results come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Order {
+    /// As items end
+    Completion,
+    /// As items were submitted
+    Index,
+}
+
+/// How far results have been taken: the last sequence or, in INDEX order, how many.
+#[derive(Clone, Debug)]
+pub(super) struct Cursor {
+    pub(super) order: Order,
+    at: Arc<AtomicU64>,
+}
+
+impl Cursor {
+    pub(super) fn at(order: Order, after: u64) -> Self {
+        let at = Arc::new(AtomicU64::new(after));
+        Self { order, at }
+    }
+
+    /// Where to go on.
+    pub(super) fn after(&self) -> u64 {
+        self.at.load(Ordering::Acquire)
+    }
+}
+
+/// Where results go: each is printed and counted once.
+#[derive(Debug)]
+pub(super) struct Sink {
+    /// `None` if they are only counted.
+    pub(super) printer: Option<Printer<io::Stdout>>,
+    pub(super) progress: Progress,
+    pub(super) cursor: Cursor,
+    total: u64,
+}
+
+impl Sink {
+    pub(super) fn new(
+        printer: Option<Printer<io::Stdout>>,
+        progress: Progress,
+        cursor: Cursor,
+    ) -> Self {
+        Self {
+            printer,
+            progress,
+            cursor,
+            total: 0,
+        }
+    }
+
+    /// Whether results may come without their outputs.
+    pub(super) fn omits_outputs(&self) -> bool {
+        !self.printer.as_ref().is_some_and(Printer::wants_outputs)
+    }
+
+    /// Takes a result, unless it was taken before.
+    pub(super) fn take(&mut self, result: &wire::ItemResult) -> io::Result<()> {
+        let position = match self.cursor.order {
+            Order::Completion => result.sequence,
+            Order::Index => result.index + 1,
+        };
+        if position <= self.cursor.after() {
+            return Ok(());
+        }
+        let shown = Shown::of_result(result);
+        if let Some(printer) = &mut self.printer {
+            printer.print(&shown)?;
+        }
+        // Only now: what was printed in part only is printed again.
+        self.cursor.at.store(position, Ordering::Release);
+        let known = result.sequence + result.remaining_count.unwrap_or(0);
+        self.total = self.total.max(known);
+        self.progress.count(&shown, self.total);
+        Ok(())
+    }
+
+    /// Takes note of how many items there are.
+    pub(super) fn learn(&mut self, counts: Option<&wire::Counts>) {
+        self.total = self.total.max(counts.map_or(0, |counts| counts.total));
+    }
+}
+
+/// How following ended.
+#[derive(Debug)]
+pub(super) enum Followed {
+    /// The batch has ended, and every result was taken.
+    Over(Box<wire::Batch>),
+    /// A result could not be printed.
+    OutputFailed(io::Error),
+}
+
+/// Takes all results of a batch behind the sink's cursor, to its end.
+pub(super) async fn follow(
+    remote: &Remote,
+    batch_id: String,
+    sink: &mut Sink,
+) -> Result<Followed, Failure> {
+    let mut patience = remote.patience();
+    let mut request = wire::WatchBatchRequest {
+        batch_id,
+        omit_output: sink.omits_outputs(),
+        order: match sink.cursor.order {
+            Order::Completion => wire::ResultOrder::Completion,
+            Order::Index => wire::ResultOrder::Index,
+        }
+        .into(),
+        ..wire::WatchBatchRequest::default()
+    };
+    loop {
+        match sink.cursor.order {
+            Order::Completion => request.after_sequence = sink.cursor.after(),
+            Order::Index => request.after_index = sink.cursor.after(),
+        }
+        match watch_once(remote, &mut request, sink, &mut patience).await {
+            Ok(followed) => return Ok(followed),
+            Err(trouble) => patience.bear(trouble).await?,
+        }
+    }
+}
+
+async fn watch_once(
+    remote: &Remote,
+    request: &mut wire::WatchBatchRequest,
+    sink: &mut Sink,
+    patience: &mut Patience,
+) -> Result<Followed, Trouble> {
+    let mut stub = remote.connect().await?;
+    let mut stream = stub.watch_batch(request.clone()).await?.into_inner();
+    while let Some(response) = stream.message().await? {
+        patience.reward();
+        match response.message {
+            Some(Message::Attached(attached)) => {
+                let batch = attached.batch.unwrap_or_default();
+                sink.learn(batch.counts.as_ref());
+                // From now on no other batch of this id will do.
+                request.batch_uid = batch.batch_uid;
+            }
+            Some(Message::Result(result)) => {
+                if let Err(error) = sink.take(&result) {
+                    return Ok(Followed::OutputFailed(error));
+                }
+            }
+            Some(Message::Progress(progress)) => sink.learn(progress.counts.as_ref()),
+            Some(Message::Ended(ended)) => {
+                return Ok(Followed::Over(Box::new(ended.batch.unwrap_or_default())));
+            }
+            // Of a later version of the server.
+            None => {}
+        }
+    }
+    Err(Trouble::cut_short())
+}
+
+/// The exit code that says how a batch has ended.
+pub(super) fn exit_of(batch: &wire::Batch) -> Exit {
+    let counts = batch.counts.unwrap_or_default();
+    if batch.state == i32::from(wire::BatchState::Cancelled) {
+        Exit::Cancelled
+    } else if counts.failed + counts.expired > 0 {
+        Exit::ItemsFailed
+    } else {
+        Exit::Success
+    }
+}
+
+/// Whether a batch changes no more.
+pub(super) fn is_over(batch: &wire::Batch) -> bool {
+    batch.finish_time.is_some()
+}
+
+/// How work ended that a signal may cut short.
+#[derive(Debug)]
+pub(super) enum Ended<T> {
+    /// By itself.
+    Done(T),
+    /// By a signal.
+    Signalled(Exit),
+}
+
+/// Does the work until a signal comes, on threads of its own: a reader of ours that is slow, or
+/// asleep, must not keep us from hearing the signal. The work is left between two prints, or within
+/// one that takes too long; a second signal leaves at once.
+pub(super) fn until_signal<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<Ended<T>, Failure> {
+    let listening = tasks::runtime("sooner-signals", 1)?;
+    // Two threads: one may be in a print while the other keeps the connection alive.
+    let working = tasks::runtime("sooner-client", 2)?;
+    let group = Tasks::on(working.handle().clone());
+    let ended = listening.block_on(async {
+        let mut signals = Signals::listen()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let mut work = group.spawn(async move {
+            tokio::select! {
+                biased;
+                done = work => Some(done),
+                () = stopped.cancelled() => None,
+            }
+        });
+        tokio::select! {
+            done = &mut work => return done.map_err(died)?.expect("nothing stops it").map(Ended::Done),
+            exit = signals.next() => {
+                stop.cancel();
+                let last = tokio::select! {
+                    last = tokio::time::timeout(LAST_PRINT, work) => last.ok(),
+                    _ = signals.next() => None,
+                };
+                match last.transpose().map_err(died)?.flatten() {
+                    Some(done) => done.map(Ended::Done),
+                    None => Ok(Ended::Signalled(exit)),
+                }
+            }
+        }
+    });
+    working.shutdown_background();
+    ended
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what a join hands over"
+)]
+fn died(error: tokio::task::JoinError) -> Failure {
+    Failure::new(Exit::Internal, format!("following failed: {error}"))
+}

@@ -1,0 +1,232 @@
+//! `sooner get`: how a batch or an item stands.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::connect::{ServerArguments, Session};
+use super::exit::{self, Exit, Failure};
+use super::following::{exit_of, is_over};
+use super::json::{BatchJson, ItemJson};
+use super::output::Form;
+use super::shown::{Content, Shown};
+use super::{facts, tell};
+use crate::base::{clock, limits, tasks};
+use crate::config::parse_duration;
+use crate::wire;
+
+/// Show how a batch or one of its items stands
+///
+/// With --wait it answers once the batch or the item is over, however long that takes, or with
+/// --wait=30s after that time at the latest.
+///
+/// Exit codes: 0 it was found; with --wait 0, 3 or 4 as it has ended (see watch), 5 it is not over yet;
+/// 2 bad usage; 6 no such batch or item; 9 the server cannot be reached.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+
+    /// Wait until it is over, or for this long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          value_parser = parse_duration)]
+    #[expect(clippy::option_option, reason = "absent, without a time, with one")]
+    wait: Option<Option<Duration>>,
+
+    /// Also show what was submitted; of an item
+    #[arg(long, requires = "item")]
+    spec: bool,
+
+    /// How it is shown; output, of an item, is its output as it is
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    output: Form,
+
+    /// The batch
+    #[arg(value_name = "ID")]
+    id: String,
+
+    /// The item
+    #[arg(value_name = "ITEM")]
+    item: Option<String>,
+}
+
+/// How long may still be waited.
+#[derive(Clone, Copy)]
+enum Wait {
+    No,
+    UpTo(std::time::Instant),
+    Ever,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    if arguments.item.is_none() && arguments.output == Form::Output {
+        return Err(Failure::new(
+            Exit::Usage,
+            "-o output needs an item; watch prints the outputs of a batch",
+        ));
+    }
+    let mut session = arguments.server.remote()?.session();
+    let wait = match arguments.wait {
+        None => Wait::No,
+        Some(None) => Wait::Ever,
+        Some(Some(time)) => Wait::UpTo(clock::instant() + time),
+    };
+    let runtime = tasks::runtime("sooner-client", 1)?;
+    runtime.block_on(async {
+        match &arguments.item {
+            Some(item) => get_item(arguments, &mut session, wait, item).await,
+            None => get_batch(arguments, &mut session, wait).await,
+        }
+    })
+}
+
+async fn get_batch(
+    arguments: &Arguments,
+    session: &mut Session,
+    wait: Wait,
+) -> Result<Exit, Failure> {
+    let ask = async |time| {
+        let request = wire::GetBatchRequest {
+            batch_id: arguments.id.clone(),
+            wait: time,
+        };
+        let asked = |mut stub: super::connect::Stub| {
+            let request = request.clone();
+            async move { stub.get_batch(request).await }
+        };
+        Ok(session.call(asked).await?.batch.unwrap_or_default())
+    };
+    let batch = when(wait, ask, is_over).await?;
+    match arguments.output {
+        Form::Table => out(facts::batch(&batch).as_bytes())?,
+        Form::Json => json(&BatchJson::of(&batch), Lines::Many)?,
+        Form::Jsonl => json(&BatchJson::of(&batch), Lines::One)?,
+        Form::Name | Form::Output => out(format!("{}\n", batch.batch_id).as_bytes())?,
+    }
+    Ok(ended(wait, is_over(&batch), exit_of(&batch)))
+}
+
+async fn get_item(
+    arguments: &Arguments,
+    session: &mut Session,
+    wait: Wait,
+    item_id: &str,
+) -> Result<Exit, Failure> {
+    let ask = async |time| {
+        let request = wire::GetItemRequest {
+            batch_id: arguments.id.clone(),
+            item_id: item_id.to_owned(),
+            wait: time,
+            include_spec: arguments.spec,
+        };
+        let asked = |mut stub: super::connect::Stub| {
+            let request = request.clone();
+            async move { stub.get_item(request).await }
+        };
+        Ok(session.call(asked).await?.item.unwrap_or_default())
+    };
+    let item = when(wait, ask, |item| item.result.is_some()).await?;
+    let result = item.result.as_ref().map(Shown::of_result);
+    match arguments.output {
+        Form::Table => out(facts::item(&item, result.as_ref()).as_bytes())?,
+        Form::Json => json(&ItemJson::of(&item, result.as_ref()), Lines::Many)?,
+        Form::Jsonl => json(&ItemJson::of(&item, result.as_ref()), Lines::One)?,
+        Form::Name => out(format!("{}\n", item.item_id).as_bytes())?,
+        Form::Output => {
+            let output = item
+                .result
+                .as_ref()
+                .and_then(|result| result.output.as_ref());
+            let Some(output) = output else {
+                return Ok(without_output(result.as_ref(), &item));
+            };
+            out(Content::from(output).bytes())?;
+        }
+    }
+    Ok(ended(wait, result.is_some(), item_exit(result.as_ref())))
+}
+
+/// Asks until the answer is final or the time is over. A call waits for a minute at most, so longer
+/// waits repeat it.
+async fn when<T>(
+    wait: Wait,
+    mut ask: impl AsyncFnMut(Option<prost_types::Duration>) -> Result<T, Failure>,
+    is_final: impl Fn(&T) -> bool,
+) -> Result<T, Failure> {
+    loop {
+        let left = match wait {
+            Wait::No => return ask(None).await,
+            Wait::Ever => limits::WAIT_MAX,
+            Wait::UpTo(end) => end
+                .saturating_duration_since(clock::instant())
+                .min(limits::WAIT_MAX),
+        };
+        let time = prost_types::Duration::try_from(left).expect("a minute at most");
+        let answer = ask(Some(time)).await?;
+        let is_over = matches!(wait, Wait::UpTo(end) if clock::instant() >= end);
+        if is_final(&answer) || is_over {
+            return Ok(answer);
+        }
+    }
+}
+
+fn ended(wait: Wait, is_over: bool, exit: Exit) -> Exit {
+    match wait {
+        Wait::No => Exit::Success,
+        Wait::UpTo(_) | Wait::Ever if is_over => exit,
+        Wait::UpTo(_) | Wait::Ever => {
+            tell("it is not over yet");
+            Exit::NotYet
+        }
+    }
+}
+
+fn item_exit(result: Option<&Shown<'_>>) -> Exit {
+    match result.map_or("", |result| result.state) {
+        "failed" | "expired" => Exit::ItemsFailed,
+        "cancelled" => Exit::Cancelled,
+        _ => Exit::Success,
+    }
+}
+
+/// There is no output to print: says why.
+fn without_output(result: Option<&Shown<'_>>, item: &wire::Item) -> Exit {
+    if let Some(result) = result {
+        let gist = super::output::gist(result);
+        tell(&format!(
+            "the item has no output, it is {}: {gist}",
+            result.state
+        ));
+        item_exit(Some(result))
+    } else {
+        let state = super::shown::item_state(item.state);
+        tell(&format!("the item has no output yet, it is {state}"));
+        Exit::NotYet
+    }
+}
+
+/// How JSON is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lines {
+    One,
+    Many,
+}
+
+/// Prints a JSON object.
+pub(super) fn json(value: &impl Serialize, lines: Lines) -> Result<(), Failure> {
+    let text = match lines {
+        Lines::One => serde_json::to_string(value),
+        Lines::Many => serde_json::to_string_pretty(value),
+    };
+    let text = text.expect("our own shapes are JSON") + "\n";
+    out(text.as_bytes())
+}
+
+/// Prints to standard output.
+pub(super) fn out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| exit::of_output(&error))
+}

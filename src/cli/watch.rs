@@ -1,0 +1,93 @@
+//! `sooner watch`: the results of a batch from a cursor on.
+
+use super::connect::ServerArguments;
+use super::exit::{self, Exit, Failure};
+use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
+use super::output::{ResultArguments, streamed};
+use super::progress::{Failures, Progress};
+use super::tell;
+
+/// Follow a batch: print its results so far, then each one as it is done
+///
+/// After a disconnect or a restart of the server it goes on by itself behind the last result that was
+/// printed; none is printed twice and none is left out. Ctrl-C leaves the batch alone and says how to
+/// go on. Results are a table on a terminal and JSON lines elsewhere, unless -o says otherwise.
+///
+/// Exit codes: 0 every item succeeded; 3 an item failed or expired; 4 the batch was cancelled;
+/// 2 bad usage; 6 no such batch; 9 the server cannot be reached; 74 the output cannot be written;
+/// 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+
+    /// Go on behind this sequence; in index order: behind the first so many items
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+
+    /// The order of results
+    #[arg(long, value_enum, default_value_t = Order::Completion)]
+    order: Order,
+
+    #[command(flatten)]
+    results: ResultArguments,
+
+    /// Say nothing but failures
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The batch
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let remote = arguments.server.remote()?;
+    let printer = arguments.results.printer(streamed())?;
+    let failures = if printer.hides_failures() {
+        Failures::Told
+    } else {
+        Failures::Counted
+    };
+    let cursor = Cursor::at(arguments.order, arguments.after);
+    let reached = cursor.clone();
+    let progress = Progress::begin(arguments.quiet, failures);
+    let id = arguments.id.clone();
+    let work = async move {
+        let mut sink = Sink::new(Some(printer), progress, cursor);
+        let followed = follow(&remote, id, &mut sink).await;
+        match &followed {
+            Ok(Followed::Over(_)) => sink.progress.end(),
+            Ok(Followed::OutputFailed(_)) | Err(_) => sink.progress.dismiss(),
+        }
+        followed
+    };
+    let go_on = || {
+        let (id, after, server) = (&arguments.id, reached.after(), arguments.server.flags());
+        let order = match arguments.order {
+            Order::Completion => "",
+            Order::Index => " --order index",
+        };
+        format!("sooner watch {id} --after {after}{order}{server}")
+    };
+    match until_signal(work) {
+        Ok(Ended::Done(Followed::Over(batch))) => Ok(exit_of(&batch)),
+        Ok(Ended::Done(Followed::OutputFailed(error))) => Err(exit::of_output(&error)),
+        Ok(Ended::Signalled(exit)) => {
+            let id = &arguments.id;
+            tell(&format!(
+                "batch {id} goes on without us; to go on: {}",
+                go_on()
+            ));
+            Ok(exit)
+        }
+        Err(mut failure) => {
+            if failure.exit == Exit::Unavailable && reached.after() > arguments.after {
+                failure.message.push_str("\nhint: to go on: ");
+                failure.message.push_str(&go_on());
+            }
+            Err(failure)
+        }
+    }
+}
