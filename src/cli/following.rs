@@ -115,15 +115,17 @@ pub(super) enum Followed {
     OutputFailed(io::Error),
 }
 
-/// Takes all results of a batch behind the sink's cursor, to its end.
+/// Takes all results of a batch behind the sink's cursor, to its end. An empty uid leaves it open
+/// which batch of that id it is.
 pub(super) async fn follow(
     remote: &Remote,
-    batch_id: String,
+    (batch_id, batch_uid): (String, String),
     sink: &mut Sink,
 ) -> Result<Followed, Failure> {
     let mut patience = remote.patience();
     let mut request = wire::WatchBatchRequest {
         batch_id,
+        batch_uid,
         omit_output: sink.omits_outputs(),
         order: match sink.cursor.order {
             Order::Completion => wire::ResultOrder::Completion,

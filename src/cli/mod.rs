@@ -1,5 +1,6 @@
 //! Floor 6: what a person types. Standard output is data, standard error is talk.
 
+mod backlog;
 mod cancel;
 mod connect;
 mod exit;
@@ -16,7 +17,10 @@ mod run;
 mod serve;
 mod shown;
 mod signals;
+mod specs;
 mod state_dir;
+mod submit;
+mod upload;
 mod watch;
 
 use std::path::PathBuf;
@@ -43,6 +47,7 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Serve(serve::Arguments),
+    Submit(submit::Arguments),
     Watch(watch::Arguments),
     Get(get::Arguments),
     Cancel(cancel::Arguments),
@@ -65,6 +70,7 @@ pub fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Submit(arguments) => submit::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),

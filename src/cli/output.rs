@@ -51,6 +51,11 @@ pub(super) struct Printer<W> {
 }
 
 impl ResultArguments {
+    /// Whether anything is said about results.
+    pub(super) fn is_set(&self) -> bool {
+        self.output.is_some() || self.tag || self.out_dir.is_some()
+    }
+
     /// A printer to standard output.
     pub(super) fn printer(&self, default: Form) -> Result<Printer<io::Stdout>, Failure> {
         let files = self.out_dir.as_deref().map(OutDir::create).transpose()?;

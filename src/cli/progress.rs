@@ -90,7 +90,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_length(self.total);
             bar.set_position(self.done);
-        } else if clock::instant().duration_since(self.told) >= PLAIN_INTERVAL {
+        } else if !self.quiet && clock::instant().duration_since(self.told) >= PLAIN_INTERVAL {
             self.told = clock::instant();
             self.say(&format!(
                 "{} of {} items, {} failed",

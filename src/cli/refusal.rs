@@ -72,6 +72,17 @@ impl Trouble {
             Self::Refused(status) => retry_delay(status).unwrap_or_default(),
         }
     }
+
+    /// The place of the item at fault in the message that was refused.
+    pub(super) fn place_in_message(&self) -> Option<u64> {
+        let Self::Refused(status) = self else {
+            return None;
+        };
+        let details = status.get_error_details();
+        let field = &details.bad_request()?.field_violations.first()?.field;
+        let (place, _) = field.strip_prefix("items.items[")?.split_once(']')?;
+        place.parse().ok()
+    }
 }
 
 impl fmt::Display for Trouble {

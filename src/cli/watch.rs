@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let id = arguments.id.clone();
     let work = async move {
         let mut sink = Sink::new(Some(printer), progress, cursor);
-        let followed = follow(&remote, id, &mut sink).await;
+        let followed = follow(&remote, (id, String::new()), &mut sink).await;
         match &followed {
             Ok(Followed::Over(_)) => sink.progress.end(),
             Ok(Followed::OutputFailed(_)) | Err(_) => sink.progress.dismiss(),

@@ -16,6 +16,7 @@ mod cancel_batch;
 mod connections;
 mod cli_get;
 mod cli_input;
+mod cli_submit;
 mod cli_watch;
 mod create_batch;
 mod deadlines;

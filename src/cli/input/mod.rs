@@ -10,10 +10,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
-use crate::base::limits;
+use crate::base::{limits, tasks};
 use crate::domain::ids::{self, check_item_id};
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::Payload;
@@ -160,6 +160,17 @@ impl Input {
         read
     }
 
+    /// Begins to read. One chunk is ready and one being filled: the input waits for whoever takes it.
+    pub(super) fn start(self) -> Source {
+        let (sender, chunks) = mpsc::channel(1);
+        let (ended, end) = oneshot::channel();
+        tasks::thread("sooner-input", move || {
+            // Nobody is told if the items are not wanted any more.
+            ended.send(self.read(sender)).ok();
+        });
+        Source { chunks, end }
+    }
+
     fn read_into(&self, chunks: &mut Chunks) -> io::Result<()> {
         if self.paths.is_empty() {
             return self.read_stream("stdin", stdin(), chunks);
@@ -214,6 +225,25 @@ impl Input {
     }
 }
 
+/// An input that is read on a thread of its own, as fast as its items are taken.
+#[derive(Debug)]
+pub(super) struct Source {
+    chunks: mpsc::Receiver<Vec<ItemSpec>>,
+    end: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Source {
+    /// The next items, or `None` once, at the end. Cancel safe.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Vec<ItemSpec>>> {
+        if let Some(chunk) = self.chunks.recv().await {
+            return Ok(Some(chunk));
+        }
+        let end = (&mut self.end).await;
+        let end = end.unwrap_or_else(|_| Err(io::Error::other("the reading thread died")));
+        end.map(|()| None)
+    }
+}
+
 /// Gathers items into chunks while whoever takes them is busy, and only then: an item must not wait
 /// for the ones behind it.
 struct Chunks {
@@ -255,7 +285,7 @@ impl Chunks {
     }
 
     fn push(&mut self, item: ItemSpec) {
-        self.bytes += item.input.bytes().len();
+        self.bytes += size(&item);
         self.chunk.push(item);
         let is_full = self.chunk.len() >= CHUNK_ITEMS_MAX || self.bytes >= CHUNK_BYTES_MAX;
         if is_full || self.sender.capacity() > 0 {
@@ -270,6 +300,15 @@ impl Chunks {
             self.is_wanted = false;
         }
     }
+}
+
+/// How many bytes an item has, about.
+fn size(item: &ItemSpec) -> usize {
+    let attributes = item.attributes.iter();
+    let attributes: usize = attributes
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    item.input.bytes().len() + item.id.as_ref().map_or(0, |id| id.len()) + attributes
 }
 
 /// What is wrong with an item, if anything is. What only its batch can tell is not looked at.

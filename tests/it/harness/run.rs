@@ -114,6 +114,11 @@ impl Running {
         self.end()
     }
 
+    /// Closes the input.
+    pub(crate) fn close(&mut self) {
+        self.stdin.take();
+    }
+
     /// Waits for the end and answers what it said that was not looked at before.
     pub(crate) fn rest(mut self) -> Ended {
         self.stdin.take();
@@ -163,5 +168,14 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
         }
         assert!(began.elapsed() < PATIENCE, "the run does not end");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it does not come to be");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,0 +1,240 @@
+//! `sooner submit`: an input of any length becomes a batch on a server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connect::ServerArguments;
+use super::exit::{self, Exit, Failure};
+use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
+use super::get::out;
+use super::input::InputArguments;
+use super::output::{ResultArguments, streamed};
+use super::progress::{Failures, Progress};
+use super::upload::{Stage, Until, Upload, Uploaded};
+use super::{specs, tell};
+use crate::base::{entropy, limits};
+use crate::config::parse_duration;
+use crate::domain::retry::RetrySettings;
+use crate::wire;
+
+/// Submit a batch to a server and print its id
+///
+/// The input is sent as it is read, and may be of any length; its items run as they arrive. After a
+/// broken connection or a restart of the server it goes on by itself. If this program is ended, the
+/// same command with the same --batch-id on the same input goes on within the hour: what the server has
+/// is compared and not run again. It prints the id once every item is durable; --follow prints the
+/// results instead (see watch), --wait waits for the end.
+///
+/// Examples:
+///   seq 100 | sooner submit --follow -o output
+///   sooner submit --batch-id nightly-7 --jsonl prompts.jsonl
+///
+/// Exit codes: 0 submitted; with --wait or --follow as the batch has ended: 0 every item succeeded,
+/// 3 an item failed or expired, 4 it was cancelled; 2 bad usage, or a bad line in the input; 7 the id
+/// is taken by something else; 9 the server cannot be reached; 10 it has no room; 66 an input that
+/// cannot be read; 74 reading or writing failed; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+
+    /// The queue whose handler computes the items [default: default]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    queue: String,
+
+    /// The batch's name, by which the same command goes on [default: a new one]
+    #[arg(long, value_name = "ID")]
+    batch_id: Option<String>,
+
+    /// Print each result as it is done
+    #[arg(long)]
+    follow: bool,
+
+    /// Wait for the end of the batch and sum it up
+    #[arg(long, conflicts_with = "follow")]
+    wait: bool,
+
+    /// Limit of each attempt, such as 30s [default: the queue's]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    item_timeout: Option<Duration>,
+
+    /// Attempts per item [default: the queue's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_attempts: Option<u32>,
+
+    /// A mark of your own on the batch; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+
+    #[command(flatten)]
+    input: InputArguments,
+
+    #[command(flatten)]
+    results: ResultArguments,
+
+    /// Say nothing but failures
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// What somebody who is cut short must know to go on.
+struct Position {
+    id: String,
+    stage: Arc<Stage>,
+    cursor: Cursor,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    if arguments.results.is_set() && !arguments.follow {
+        let problem = "-o, --tag and --out-dir are for results; they need --follow";
+        return Err(Failure::new(Exit::Usage, problem));
+    }
+    let remote = arguments.server.remote()?;
+    // What an input may have at most is the server's to say.
+    let input = arguments.input.open(limits::INPUT_BYTES_CEILING)?;
+    let printer = arguments
+        .follow
+        .then(|| arguments.results.printer(streamed()))
+        .transpose()?;
+    let failures = match &printer {
+        Some(printer) if !printer.hides_failures() => Failures::Counted,
+        None if !arguments.wait => Failures::Counted,
+        Some(_) | None => Failures::Told,
+    };
+    let position = Position {
+        id: arguments
+            .batch_id
+            .clone()
+            .unwrap_or_else(|| entropy::uuid().to_string()),
+        stage: Arc::default(),
+        cursor: Cursor::at(Order::Completion, 0),
+    };
+    let until = if arguments.follow || arguments.wait {
+        Until::Over
+    } else {
+        Until::Sealed
+    };
+    let start = start(arguments, &position.id);
+    let (stage, cursor) = (Arc::clone(&position.stage), position.cursor.clone());
+    let quiet = arguments.quiet;
+    let work = async move {
+        let mut upload = Upload::new(start, until, input.start(), &stage);
+        if !upload.begin().await? {
+            let problem = "there is no item in the input; nothing was submitted";
+            return Err(Failure::new(Exit::Usage, problem));
+        }
+        if !quiet {
+            tell(&format!("batch {}", upload.start.batch_id));
+        }
+        // How far the items are is of no interest to whoever just hands them over.
+        let progress = Progress::begin(quiet || until == Until::Sealed, failures);
+        let mut sink = Sink::new(printer, progress, cursor);
+        let id = upload.start.batch_id.clone();
+        let mut ended = upload.run(&remote, &mut sink).await;
+        if let (Ok(Uploaded::Sealed(uid)), Until::Over) = (&ended, until) {
+            let followed = follow(&remote, (id, uid.clone()), &mut sink).await;
+            ended = followed.map(Uploaded::Followed);
+        }
+        match &ended {
+            Ok(Uploaded::Followed(Followed::Over(_))) if until == Until::Over => {
+                sink.progress.end();
+            }
+            Ok(_) | Err(_) => sink.progress.dismiss(),
+        }
+        ended
+    };
+    match until_signal(work) {
+        Ok(Ended::Done(Uploaded::Followed(Followed::OutputFailed(error)))) => {
+            Err(exit::of_output(&error))
+        }
+        Ok(Ended::Done(uploaded)) => finish(arguments, &position, &uploaded),
+        Ok(Ended::Signalled(exit)) => {
+            tell(&position.go_on(arguments));
+            Ok(exit)
+        }
+        Err(mut failure) => {
+            // Nothing is there to go on with, or what is there is not ours.
+            let is_ours = position.stage.durable() > 0 && failure.exit != Exit::Conflict;
+            if is_ours {
+                failure.message.push_str("\nhint: ");
+                failure.message.push_str(&position.go_on(arguments));
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn finish(
+    arguments: &Arguments,
+    position: &Position,
+    uploaded: &Uploaded,
+) -> Result<Exit, Failure> {
+    if !arguments.follow && position.stage.is_sealed() {
+        out(format!("{}\n", position.id).as_bytes())?;
+    }
+    let Uploaded::Followed(Followed::Over(batch)) = uploaded else {
+        return Ok(Exit::Success);
+    };
+    if !position.stage.is_sealed() {
+        let (id, items) = (&position.id, position.stage.durable());
+        tell(&format!(
+            "batch {id} has ended with the first {items} items, before the end of the input"
+        ));
+        return Ok(exit_of(batch));
+    }
+    if arguments.follow || arguments.wait {
+        Ok(exit_of(batch))
+    } else {
+        Ok(Exit::Success)
+    }
+}
+
+impl Position {
+    /// How to go on, in one line.
+    fn go_on(&self, arguments: &Arguments) -> String {
+        let (id, server) = (&self.id, arguments.server.flags());
+        if self.stage.is_sealed() {
+            let after = self.cursor.after();
+            return format!(
+                "batch {id} goes on without us; to go on: sooner watch {id} --after {after}{server}"
+            );
+        }
+        let items = self.stage.durable();
+        format!(
+            "batch {id} has the first {items} items and takes more for an hour; to go on, give the same command on the same input with --batch-id {id}"
+        )
+    }
+}
+
+fn start(arguments: &Arguments, id: &str) -> wire::StreamStart {
+    let retry = RetrySettings {
+        max_attempts: arguments.max_attempts,
+        ..RetrySettings::default()
+    };
+    let options = wire::BatchOptions {
+        item_timeout: arguments.item_timeout.map(specs::duration),
+        retry_policy: (retry != RetrySettings::default()).then(|| specs::retry(retry)),
+        labels: arguments.label.iter().cloned().collect(),
+    };
+    wire::StreamStart {
+        batch_id: id.to_owned(),
+        queue: arguments.queue.clone(),
+        options: Some(options),
+        // Only counted, results need no outputs.
+        omit_output: !arguments.follow,
+        ..wire::StreamStart::default()
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not of the form NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
