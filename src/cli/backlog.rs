@@ -180,8 +180,10 @@ mod tests {
     #[test]
     fn room_is_bounded_but_for_the_last_message() {
         let mut backlog = Backlog::default();
-        let mut item = ItemSpec::default();
-        item.item_id = "x".repeat(KEPT_BYTES_MAX / 2);
+        let item = ItemSpec {
+            item_id: "x".repeat(KEPT_BYTES_MAX / 2),
+            ..ItemSpec::default()
+        };
         backlog.push(vec![item.clone()]);
         assert!(backlog.has_room());
         backlog.push(vec![item]);

@@ -69,11 +69,20 @@ impl Failure {
         }
     }
 
+    /// The same, with one more line.
+    #[must_use]
+    pub(super) fn and(mut self, line: &str) -> Self {
+        self.message.push('\n');
+        self.message.push_str(line);
+        self
+    }
+
     /// The input could not be read to its end: the system's fault, or that of a line in it.
     pub(super) fn of_input(error: &std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::InvalidData => Self::new(Exit::Usage, error.to_string()),
-            _ => Self::new(Exit::Io, format!("read the input: {error}")),
+        if error.kind() == std::io::ErrorKind::InvalidData {
+            Self::new(Exit::Usage, error.to_string())
+        } else {
+            Self::new(Exit::Io, format!("read the input: {error}"))
         }
     }
 }

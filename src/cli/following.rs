@@ -119,13 +119,13 @@ pub(super) enum Followed {
 /// which batch of that id it is.
 pub(super) async fn follow(
     remote: &Remote,
-    (batch_id, batch_uid): (String, String),
+    (id, uid): (String, String),
     sink: &mut Sink,
 ) -> Result<Followed, Failure> {
     let mut patience = remote.patience();
     let mut request = wire::WatchBatchRequest {
-        batch_id,
-        batch_uid,
+        batch_id: id,
+        batch_uid: uid,
         omit_output: sink.omits_outputs(),
         order: match sink.cursor.order {
             Order::Completion => wire::ResultOrder::Completion,
@@ -227,7 +227,9 @@ pub(super) fn until_signal<T: Send + 'static>(
             }
         });
         tokio::select! {
-            done = &mut work => return done.map_err(died)?.expect("nothing stops it").map(Ended::Done),
+            done = &mut work => {
+                done.map_err(died)?.expect("nothing stops it").map(Ended::Done)
+            }
             exit = signals.next() => {
                 stop.cancel();
                 let last = tokio::select! {

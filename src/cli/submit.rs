@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::ServerArguments;
+use super::connect::{Remote, ServerArguments};
 use super::exit::{self, Exit, Failure};
 use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
 use super::get::out;
@@ -120,8 +120,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     } else {
         Until::Sealed
     };
+    // How far the items are is of no interest to whoever just hands them over.
+    let progress = Progress::begin(arguments.quiet || until == Until::Sealed, failures);
+    let sink = Sink::new(printer, progress, position.cursor.clone());
     let start = start(arguments, &position.id);
-    let (stage, cursor) = (Arc::clone(&position.stage), position.cursor.clone());
+    let stage = Arc::clone(&position.stage);
     let quiet = arguments.quiet;
     let work = async move {
         let mut upload = Upload::new(start, until, input.start(), &stage);
@@ -132,22 +135,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         if !quiet {
             tell(&format!("batch {}", upload.start.batch_id));
         }
-        // How far the items are is of no interest to whoever just hands them over.
-        let progress = Progress::begin(quiet || until == Until::Sealed, failures);
-        let mut sink = Sink::new(printer, progress, cursor);
-        let id = upload.start.batch_id.clone();
-        let mut ended = upload.run(&remote, &mut sink).await;
-        if let (Ok(Uploaded::Sealed(uid)), Until::Over) = (&ended, until) {
-            let followed = follow(&remote, (id, uid.clone()), &mut sink).await;
-            ended = followed.map(Uploaded::Followed);
-        }
-        match &ended {
-            Ok(Uploaded::Followed(Followed::Over(_))) if until == Until::Over => {
-                sink.progress.end();
-            }
-            Ok(_) | Err(_) => sink.progress.dismiss(),
-        }
-        ended
+        bring(&remote, upload, sink).await
     };
     match until_signal(work) {
         Ok(Ended::Done(Uploaded::Followed(Followed::OutputFailed(error)))) => {
@@ -158,16 +146,33 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             tell(&position.go_on(arguments));
             Ok(exit)
         }
-        Err(mut failure) => {
-            // Nothing is there to go on with, or what is there is not ours.
-            let is_ours = position.stage.durable() > 0 && failure.exit != Exit::Conflict;
-            if is_ours {
-                failure.message.push_str("\nhint: ");
-                failure.message.push_str(&position.go_on(arguments));
-            }
+        // Nothing is there to go on with, or what is there is not ours.
+        Err(failure) if position.stage.durable() == 0 || failure.exit == Exit::Conflict => {
             Err(failure)
         }
+        Err(failure) => Err(failure.and(&format!("hint: {}", position.go_on(arguments)))),
     }
+}
+
+/// Uploads, and follows if that is asked for, also after the connection of the upload has broken.
+async fn bring(
+    remote: &Remote,
+    mut upload: Upload<'_>,
+    mut sink: Sink,
+) -> Result<Uploaded, Failure> {
+    let until = upload.until;
+    let mut ended = upload.run(remote, &mut sink).await;
+    if let (Ok(Uploaded::Sealed(uid)), Until::Over) = (&ended, until) {
+        let batch = (upload.start.batch_id.clone(), uid.clone());
+        ended = follow(remote, batch, &mut sink)
+            .await
+            .map(Uploaded::Followed);
+    }
+    match &ended {
+        Ok(Uploaded::Followed(Followed::Over(_))) if until == Until::Over => sink.progress.end(),
+        Ok(_) | Err(_) => sink.progress.dismiss(),
+    }
+    ended
 }
 
 fn finish(

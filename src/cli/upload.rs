@@ -141,13 +141,11 @@ impl<'a> Upload<'a> {
             }
             // Only then is it the first message that is not durable that was refused.
             let at_fault = trouble.place_in_message().filter(|_| !self.was_there);
-            patience.bear(trouble).await.map_err(|mut failure| {
-                if let Some(index) = at_fault.and_then(|place| self.backlog.index_of(place)) {
-                    failure
-                        .message
-                        .push_str(&format!("\n  in item {index} of the input, counted from 0"));
+            patience.bear(trouble).await.map_err(|failure| {
+                match at_fault.and_then(|place| self.backlog.index_of(place)) {
+                    Some(index) => failure.and(&format!("  in item {index} of the input, from 0")),
+                    None => failure,
                 }
-                failure
             })?;
         }
     }
@@ -183,16 +181,15 @@ impl<'a> Upload<'a> {
                 permit = reserve(requests.clone()), if may_send && !self.uid.is_empty() => {
                     // A connection that takes nothing more says why among its answers.
                     let Some(permit) = permit else { requests = None; continue };
-                    match self.backlog.next() {
-                        Some(items) => drop(permit.send(asked(Asked::Items(items)))),
-                        None => {
-                            let total_items = self.backlog.read();
-                            drop(permit.send(asked(Asked::Finish(StreamFinish { total_items }))));
-                            self.is_finish_sent = true;
-                            // Nothing follows, but the connection is still needed for its answers.
-                            requests = None;
-                        }
-                    }
+                    let message = if let Some(items) = self.backlog.next() {
+                        Asked::Items(items)
+                    } else {
+                        // Nothing follows, but the connection is still needed for its answers.
+                        (requests, self.is_finish_sent) = (None, true);
+                        let total_items = self.backlog.read();
+                        Asked::Finish(StreamFinish { total_items })
+                    };
+                    permit.send(asked(message));
                 }
                 () = self.take_in(), if self.input.is_none() && self.backlog.has_room() => {}
             }

@@ -82,12 +82,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             ));
             Ok(exit)
         }
-        Err(mut failure) => {
-            if failure.exit == Exit::Unavailable && reached.after() > arguments.after {
-                failure.message.push_str("\nhint: to go on: ");
-                failure.message.push_str(&go_on());
-            }
-            Err(failure)
+        Err(failure) if failure.exit == Exit::Unavailable && reached.after() > arguments.after => {
+            Err(failure.and(&format!("hint: to go on: {}", go_on())))
         }
+        Err(failure) => Err(failure),
     }
 }

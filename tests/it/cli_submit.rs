@@ -16,7 +16,8 @@ fn submitted(server: &Server, arguments: &[&str], input: &str) -> Ended {
 
 /// The numbers below `count`, a line each.
 fn numbers(count: u32) -> String {
-    (0..count).map(|n| format!("{n}\n")).collect()
+    let lines: Vec<_> = (0..count).map(|n| format!("{n}\n")).collect();
+    lines.concat()
 }
 
 fn sorted(text: &str) -> Vec<u32> {

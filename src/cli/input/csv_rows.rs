@@ -146,26 +146,24 @@ fn json(text: &str) -> String {
 
 /// An error of the reader: of the system below it, or of the row that begins in this line.
 fn placed(name: &str, line: u64, error: csv::Error) -> io::Error {
-    let told = match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("the row has {len} fields, the first row {expected_len}"),
-        csv::ErrorKind::Utf8 { err, .. } => {
-            format!("field {} is not UTF-8", err.field() + 1)
-        }
-        _ => String::new(),
-    };
     let line = error.position().map_or(line, csv::Position::line);
-    if !told.is_empty() {
-        return wrong(name, line, told);
-    }
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            wrong(name, line, error)
+    let told = if let csv::ErrorKind::UnequalLengths {
+        expected_len, len, ..
+    } = error.kind()
+    {
+        format!("the row has {len} fields, the first row {expected_len}")
+    } else if let csv::ErrorKind::Utf8 { err, .. } = error.kind() {
+        format!("field {} is not UTF-8", err.field() + 1)
+    } else {
+        error.to_string()
+    };
+    if let csv::ErrorKind::Io(error) = error.into_kind() {
+        if error.kind() == io::ErrorKind::InvalidData {
+            return wrong(name, line, error);
         }
-        csv::ErrorKind::Io(error) => error,
-        other => wrong(name, line, format!("{other:?}")),
+        return error;
     }
+    wrong(name, line, told)
 }
 
 #[cfg(test)]

@@ -39,9 +39,13 @@ pub(super) struct InputArguments {
     #[arg(short = '0', long, group = "format", help_heading = "Input")]
     null: bool,
 
-    /// Each line is a JSON object that describes an item: input (JSON), input_text or input_base64;
-    /// and item_id, content_type, attributes, timeout, retry_policy if wanted
-    #[arg(long, group = "format", help_heading = "Input")]
+    #[arg(
+        long,
+        group = "format",
+        help_heading = "Input",
+        help = "Each line is a JSON object that describes an item: input (JSON), input_text or \
+                input_base64; and item_id, content_type, attributes, timeout, retry_policy if wanted"
+    )]
     jsonl: bool,
 
     /// Each row is an item, as a JSON object by the names in the first row
@@ -52,9 +56,10 @@ pub(super) struct InputArguments {
     #[arg(long, group = "format", help_heading = "Input")]
     files: bool,
 
-    /// With --jsonl or --csv: the field that is the input, text as it is and anything else as JSON.
-    /// A field item_id names the item, others are left out
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["lines", "null", "files"], help_heading = "Input")]
+    #[arg(long, value_name = "NAME", help_heading = "Input",
+          help = "With --jsonl or --csv: the field that is the input, text as it is and anything else \
+                  as JSON; a field item_id names the item, others are left out",
+          conflicts_with_all = ["lines", "null", "files"])]
     field: Option<String>,
 
     /// The input: files, or - for standard input, which is the default
@@ -177,10 +182,12 @@ impl Input {
         }
         for path in &self.paths {
             let name = path.display().to_string();
-            let named = |error: io::Error| match error.kind() {
-                // It knows its place, down to the line.
-                io::ErrorKind::InvalidData => error,
-                kind => io::Error::new(kind, format!("{name}: {error}")),
+            let named = |error: io::Error| {
+                // A fault in the input knows its place, down to the line.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    return error;
+                }
+                io::Error::new(error.kind(), format!("{name}: {error}"))
             };
             if self.format == Format::Files {
                 self.read_file(path, chunks).map_err(named)?;

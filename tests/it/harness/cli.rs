@@ -48,7 +48,7 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming() {
                 // What leads nowhere is closed at once.
-                connect(client.unwrap(), &shared).ok();
+                connect(&client.unwrap(), &shared).ok();
             }
         });
         Self { address, way }
@@ -73,11 +73,11 @@ impl Relay {
     }
 }
 
-fn connect(client: TcpStream, way: &Mutex<Way>) -> io::Result<()> {
+fn connect(client: &TcpStream, way: &Mutex<Way>) -> io::Result<()> {
     let mut way = way.lock().unwrap();
     let Some(to) = &way.to else { return Ok(()) };
     let server = TcpStream::connect(to)?;
-    for (from, to) in [(&client, &server), (&server, &client)] {
+    for (from, to) in [(client, &server), (&server, client)] {
         let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
         way.under_way.push(from.try_clone()?);
         thread::spawn(move || {
