@@ -9,9 +9,12 @@ use prost::Message as _;
 
 use crate::wire::{ItemSpec, StreamItems};
 
-/// Bytes that may be kept. A few messages under way hide the time that a commit takes; more would
-/// only have to be sent again after a break.
+/// Bytes that may be kept, but for the last message.
 const KEPT_BYTES_MAX: usize = 8 << 20;
+
+/// Messages that may be kept. A few under way hide the time that a commit takes. With more, they
+/// would become small: what is read meanwhile is gathered into the next one.
+const KEPT_MESSAGES_MAX: usize = 4;
 
 /// The items.
 #[derive(Debug, Default)]
@@ -43,7 +46,7 @@ impl Chunk {
 impl Backlog {
     /// Whether more may be read.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < KEPT_BYTES_MAX
+        self.bytes < KEPT_BYTES_MAX && self.chunks.len() < KEPT_MESSAGES_MAX
     }
 
     /// How many items were read in all.
@@ -191,5 +194,10 @@ mod tests {
         sent(&mut backlog);
         backlog.confirm(1);
         assert!(backlog.has_room());
+        for _ in 0..KEPT_MESSAGES_MAX - 1 {
+            assert!(backlog.has_room());
+            backlog.push(items(1));
+        }
+        assert!(!backlog.has_room());
     }
 }

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod cancel;
+mod config_show;
 mod connect;
 mod exit;
 mod facts;
@@ -51,6 +52,7 @@ enum Command {
     Watch(watch::Arguments),
     Get(get::Arguments),
     Cancel(cancel::Arguments),
+    Config(config_show::Arguments),
 }
 
 /// Settings that `run` and `serve` share.
@@ -69,11 +71,12 @@ struct Shared {
 pub fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Serve(arguments) => serve::run(arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Submit(arguments) => submit::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
+        Command::Config(arguments) => config_show::run(arguments),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -61,24 +61,30 @@ struct Ready {
     pid: u32,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let environment = Environment::Clean {
-        pass: Vec::new(),
-        set: std::collections::BTreeMap::new(),
-    };
-    let command = (!arguments.command.is_empty())
-        .then(|| command_line_handler(arguments.command, environment));
-    let layers = Layers {
-        file: arguments.shared.config,
-        environment: super::environment(),
-        listen: arguments.listen,
-        ops_listen: arguments.ops_listen,
-        data_dir: arguments.data_dir,
-        insecure: arguments.insecure,
-        slots: arguments.shared.slots,
-        command,
-    };
-    let config = config::load(&layers)?;
+impl Arguments {
+    /// Where the settings come from.
+    pub(super) fn layers(&self) -> Layers {
+        let environment = Environment::Clean {
+            pass: Vec::new(),
+            set: std::collections::BTreeMap::new(),
+        };
+        let command = (!self.command.is_empty())
+            .then(|| command_line_handler(self.command.clone(), environment));
+        Layers {
+            file: self.shared.config.clone(),
+            environment: super::environment(),
+            listen: self.listen.clone(),
+            ops_listen: self.ops_listen.clone(),
+            data_dir: self.data_dir.clone(),
+            insecure: self.insecure,
+            slots: self.shared.slots,
+            command,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = config::load(&arguments.layers())?;
     telemetry::install(config.log.format, &config.log.filter);
     let runtimes = Runtimes::start(config.server.io_threads)?;
     let ended = runtimes.block_on(async {

@@ -72,6 +72,8 @@ pub(super) struct Upload<'a> {
     was_there: bool,
     /// Whether it had all of them.
     was_sealed: bool,
+    /// Whether the server has said, on this connection, where to go on. Nothing is sent before.
+    is_accepted: bool,
     /// Whether the end of the input was sent on this connection.
     is_finish_sent: bool,
 }
@@ -108,6 +110,7 @@ impl<'a> Upload<'a> {
             input: None,
             was_there: false,
             was_sealed: false,
+            is_accepted: false,
             is_finish_sent: false,
         }
     }
@@ -160,7 +163,7 @@ impl<'a> Upload<'a> {
         // One message under way and one ready: the rest stays in the backlog.
         let (requests, outgoing) = mpsc::channel(1);
         let mut requests = Some(requests);
-        self.is_finish_sent = false;
+        (self.is_accepted, self.is_finish_sent) = (false, false);
         self.start.after_sequence = sink.cursor.after();
         let start = asked(Asked::Start(self.start.clone()));
         if let Some(requests) = &requests {
@@ -178,7 +181,7 @@ impl<'a> Upload<'a> {
                         return Ok(uploaded);
                     }
                 }
-                permit = reserve(requests.clone()), if may_send && !self.uid.is_empty() => {
+                permit = reserve(requests.clone()), if may_send && self.is_accepted => {
                     // A connection that takes nothing more says why among its answers.
                     let Some(permit) = permit else { requests = None; continue };
                     let message = if let Some(items) = self.backlog.next() {
@@ -290,6 +293,7 @@ impl<'a> Upload<'a> {
             self.was_sealed = accepted.sealed;
             self.uid = accepted.batch_uid;
         }
+        self.is_accepted = true;
         // From now on no new batch of this id will do.
         self.start.resume = true;
         Ok(())

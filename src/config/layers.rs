@@ -85,15 +85,7 @@ fn settle(file: &file::File, check: &Check, layers: &Layers) -> Checked<Config> 
 
 /// The file's table and how to speak of it.
 fn read_file(named: Option<&Path>) -> Checked<(String, toml::Table)> {
-    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    let place = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
-            String::new()
-        }
-        Err(error) => return Err(ConfigError::new(place, format!("cannot be read: {error}"))),
-    };
+    let (place, text) = read_text(named)?;
     // Once for the shape, because only this knows lines; once for the table that the environment joins.
     let at_line = |error: toml::de::Error| {
         let line = error.span().map_or(0, |span| {
@@ -109,19 +101,31 @@ fn read_file(named: Option<&Path>) -> Checked<(String, toml::Table)> {
     Ok((place, table))
 }
 
+/// The file's text, empty if none is named and none is there, and how to speak of it.
+pub(super) fn read_text(named: Option<&Path>) -> Checked<(String, String)> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let place = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+            String::new()
+        }
+        Err(error) => return Err(ConfigError::new(place, format!("cannot be read: {error}"))),
+    };
+    Ok((place, text))
+}
+
 /// The table with `SOONER_SECTION__KEY` in place of what the file says.
 fn with_environment(
     mut table: toml::Table,
     environment: &[(String, String)],
 ) -> Checked<toml::Table> {
-    for (name, text) in environment {
-        let Some(path) = name
-            .strip_prefix(ENVIRONMENT_PREFIX)
-            .filter(|path| path.contains("__"))
-        else {
-            continue;
-        };
-        let keys: Vec<_> = path.split("__").map(str::to_lowercase).collect();
+    let texts: HashMap<_, _> = environment
+        .iter()
+        .map(|(name, text)| (name.as_str(), text))
+        .collect();
+    for (name, keys) in environment_keys(environment) {
+        let text = texts[name];
         // `8`, `true` and `["a"]` are what they are in the file; anything else is text.
         let value = format!("x = {text}")
             .parse::<toml::Table>()
@@ -137,6 +141,17 @@ fn with_environment(
         put(&mut table, &keys, value);
     }
     Ok(table)
+}
+
+/// The variables that are settings, with their paths.
+pub(super) fn environment_keys(
+    environment: &[(String, String)],
+) -> impl Iterator<Item = (&str, Vec<String>)> {
+    environment.iter().filter_map(|(name, _)| {
+        let path = name.strip_prefix(ENVIRONMENT_PREFIX)?;
+        let keys = path.split("__").map(str::to_lowercase).collect();
+        path.contains("__").then_some((name.as_str(), keys))
+    })
 }
 
 fn put(table: &mut toml::Table, keys: &[String], value: toml::Value) {

@@ -4,8 +4,10 @@
 //! its default. Keys that are not known are errors. After this floor no string is parsed any more.
 
 mod check;
+mod describe;
 mod file;
 mod layers;
+mod origin;
 mod quantity;
 
 use std::collections::HashMap;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 pub use self::check::command_line_handler;
 pub use self::layers::{Layers, load};
+pub use self::origin::{Origin, Setting, show};
 pub use self::quantity::{parse_duration, parse_size};
 use crate::base::limits;
 use crate::base::telemetry;

@@ -14,6 +14,7 @@ mod bad_input;
 mod bad_questions;
 mod cancel_batch;
 mod connections;
+mod cli_config;
 mod cli_get;
 mod cli_input;
 mod cli_submit;
