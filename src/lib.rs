@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Imports only point down. `api` and `handler` never see each other nor the `store`; generated
-//! messages are seen by `api` alone; SQL stays in [`store`]; tasks, threads, time and chance come
+//! messages are seen by `api` and `cli` alone; SQL stays in [`store`]; tasks, threads, time and chance come
 //! through the doors of [`base`]. `tests/tidy.rs` enforces the table.
 //!
 //! # The life of an item

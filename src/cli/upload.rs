@@ -72,10 +72,19 @@ pub(super) struct Upload<'a> {
     was_there: bool,
     /// Whether it had all of them.
     was_sealed: bool,
-    /// Whether the server has said, on this connection, where to go on. Nothing is sent before.
-    is_accepted: bool,
-    /// Whether the end of the input was sent on this connection.
-    is_finish_sent: bool,
+    /// How far this connection is.
+    leg: Leg,
+}
+
+/// How far one connection of an upload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    /// The server has not said yet where to go on; nothing is sent before.
+    Opening,
+    /// Items are sent.
+    Sending,
+    /// The end of the input was sent.
+    Finished,
 }
 
 /// Why a connection is given up.
@@ -110,8 +119,7 @@ impl<'a> Upload<'a> {
             input: None,
             was_there: false,
             was_sealed: false,
-            is_accepted: false,
-            is_finish_sent: false,
+            leg: Leg::Opening,
         }
     }
 
@@ -163,7 +171,7 @@ impl<'a> Upload<'a> {
         // One message under way and one ready: the rest stays in the backlog.
         let (requests, outgoing) = mpsc::channel(1);
         let mut requests = Some(requests);
-        (self.is_accepted, self.is_finish_sent) = (false, false);
+        self.leg = Leg::Opening;
         self.start.after_sequence = sink.cursor.after();
         let start = asked(Asked::Start(self.start.clone()));
         if let Some(requests) = &requests {
@@ -181,14 +189,14 @@ impl<'a> Upload<'a> {
                         return Ok(uploaded);
                     }
                 }
-                permit = reserve(requests.clone()), if may_send && self.is_accepted => {
+                permit = reserve(requests.clone()), if may_send && self.leg == Leg::Sending => {
                     // A connection that takes nothing more says why among its answers.
                     let Some(permit) = permit else { requests = None; continue };
                     let message = if let Some(items) = self.backlog.next() {
                         Asked::Items(items)
                     } else {
                         // Nothing follows, but the connection is still needed for its answers.
-                        (requests, self.is_finish_sent) = (None, true);
+                        (requests, self.leg) = (None, Leg::Finished);
                         let total_items = self.backlog.read();
                         Asked::Finish(StreamFinish { total_items })
                     };
@@ -236,7 +244,7 @@ impl<'a> Upload<'a> {
             Some(Said::Ack(durable)) => {
                 self.backlog.confirm(durable.accepted_items);
                 self.note(durable.accepted_items);
-                if durable.sealed && self.is_finish_sent {
+                if durable.sealed && self.leg == Leg::Finished {
                     self.stage.sealed.store(true, Ordering::Release);
                     if self.until == Until::Sealed {
                         return Ok(Some(Uploaded::Sealed(std::mem::take(&mut self.uid))));
@@ -293,7 +301,7 @@ impl<'a> Upload<'a> {
             self.was_sealed = accepted.sealed;
             self.uid = accepted.batch_uid;
         }
-        self.is_accepted = true;
+        self.leg = Leg::Sending;
         // From now on no new batch of this id will do.
         self.start.resume = true;
         Ok(())
