@@ -193,10 +193,11 @@ async fn kills_of_the_server_amid_a_large_upload_lose_nothing() {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let mut next = 0;
+    let mut next = 0_u32;
     for _ in 0..3 {
-        for _ in 0..20_000 {
-            writeln!(stdin, "{next}").unwrap();
+        // More than the pipe and one message hold.
+        for _ in 0..3_000 {
+            writeln!(stdin, "{next:0100}").unwrap();
             next += 1;
         }
         relay.cut();
@@ -206,9 +207,8 @@ async fn kills_of_the_server_amid_a_large_upload_lose_nothing() {
     }
     drop(stdin);
     assert_eq!(wait(&mut child).code(), Some(0));
-    let arguments = ["watch", "b", "-q", "-o", "output", "--order", "index"];
-    let all = asked(&server, &arguments);
-    assert!(all.stdout == numbers(60_000), "in order, each once");
+    let all = asked(&server, &["watch", "b", "-q", "-o", "output"]);
+    assert!(sorted(&all.stdout).into_iter().eq(0..next), "each once");
 }
 
 #[tokio::test]
