@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    Config, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig, StoreConfig, file,
+    Config, ConnectionTimes, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
+    StoreConfig, file,
 };
 use crate::base::telemetry::Format;
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryPolicy, RetrySettings};
@@ -44,7 +45,16 @@ fn server(config: &ServerConfig) -> file::Server {
         drain_grace,
         disconnect_grace,
         io_threads,
+        connections,
+        message_timeout,
     } = config;
+    let ConnectionTimes {
+        handshake_timeout,
+        keepalive_interval,
+        keepalive_timeout,
+        age_max,
+        age_grace,
+    } = connections;
     file::Server {
         listen: Some(listen.to_string()),
         ops_listen: Some(ops_listen.to_string()),
@@ -53,6 +63,12 @@ fn server(config: &ServerConfig) -> file::Server {
         drain_grace: Some(duration(*drain_grace)),
         disconnect_grace: Some(duration(*disconnect_grace)),
         io_threads: Some(*io_threads),
+        handshake_timeout: Some(duration(*handshake_timeout)),
+        keepalive_interval: Some(duration(*keepalive_interval)),
+        keepalive_timeout: Some(duration(*keepalive_timeout)),
+        message_timeout: Some(duration(*message_timeout)),
+        max_connection_age: age_max.map(duration),
+        max_connection_age_grace: Some(duration(*age_grace)),
     }
 }
 
@@ -69,12 +85,20 @@ fn limits(config: &LimitsConfig) -> file::Limits {
         input_bytes,
         output_bytes,
         message_bytes,
+        request_bytes,
+        connections,
+        connections_per_address,
+        watchers,
     } = config;
     file::Limits {
         submit_items: Some(*submit_items),
         input_bytes: Some(size(*input_bytes)),
         output_bytes: Some(size(*output_bytes)),
         message_bytes: Some(size(*message_bytes)),
+        request_bytes: Some(size(*request_bytes)),
+        connections: Some(*connections),
+        connections_per_address: Some(*connections_per_address),
+        watchers: Some(*watchers),
     }
 }
 
