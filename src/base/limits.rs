@@ -82,8 +82,8 @@ pub const LABELS_MAX: usize = 64;
 /// Bytes of one label's value.
 pub const LABEL_BYTES_MAX: usize = 256;
 
-/// Bytes of the reason that the caller of a cancel gives.
-pub const CANCEL_REASON_BYTES_MAX: usize = 1024;
+/// Bytes of the reason that the caller of a cancel or a pause gives.
+pub const GIVEN_REASON_BYTES_MAX: usize = 1024;
 
 /// Bytes of an error message that are kept.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 4 << 10;
@@ -154,6 +154,9 @@ pub const ATTEMPTS_TOLD_MAX: usize = 100;
 
 /// Releases without a spent attempt after which an item fails `RELEASED_TOO_OFTEN`.
 pub const RELEASES_MAX: u32 = 100;
+
+/// How long a batch may wait for a turn until it goes before batches of higher priority.
+pub const TURN_AGED: Duration = Duration::from_secs(60);
 
 /// Items in backoff after which a batch gets no first attempts until some are done: the bound on
 /// what a batch of failing items holds in memory.

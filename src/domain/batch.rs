@@ -123,6 +123,8 @@ pub struct Batch {
     pub finished: Option<Timestamp>,
     /// Why it was cancelled.
     pub cancel_reason: Box<str>,
+    /// Why nothing of it is started, if it is paused; empty if nobody said.
+    pub paused: Option<Box<str>>,
 }
 
 impl Batch {

@@ -35,6 +35,7 @@ pub fn fingerprint(
     hash.duration(options.item_timeout);
     hash.retry(&options.retry);
     hash.map(&options.labels);
+    hash.later_options(options);
     hash.count(items.len());
     for item in items {
         hash.presence(item.id.as_deref(), |hash, id| hash.bytes(id.as_bytes()));
@@ -69,6 +70,20 @@ impl Hash {
         self.presence(duration, |hash, duration| {
             hash.0.update(duration.as_nanos().to_le_bytes());
         });
+    }
+
+    /// Options that came after the layout: only what is set, each behind its number, so that a
+    /// submission without them has the fingerprint that it always had.
+    fn later_options(&mut self, options: &BatchOptions) {
+        let set = [
+            (options.priority != 0).then(|| (1, i64::from(options.priority))),
+            options.not_before.map(|at| (2, at.0)),
+            options.max_parallelism.map(|most| (3, i64::from(most))),
+        ];
+        for (number, value) in set.into_iter().flatten() {
+            self.0.update([b'+', number]);
+            self.0.update(value.to_le_bytes());
+        }
     }
 
     fn number(&mut self, number: Option<f64>) {

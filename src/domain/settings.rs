@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::base::clock::Timestamp;
 use crate::domain::retry::RetrySettings;
 
 /// Settings of a batch. What is unset comes from its queue.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchOptions {
+    /// Higher goes first.
+    pub priority: i32,
+    /// When its items may begin to run.
+    pub not_before: Option<Timestamp>,
+    /// How many of its items may run at once.
+    pub max_parallelism: Option<u32>,
     /// Limit of each attempt.
     pub item_timeout: Option<Duration>,
     /// Retry settings of its items.

@@ -1,4 +1,4 @@
-//! How batches and items stand, at once or once they are over; and cancelling them.
+//! How batches and items stand, at once or once they are over; cancelling and pausing them.
 
 use std::time::Duration;
 
@@ -87,6 +87,20 @@ impl Engine {
         };
         let counts = counts.map_err(|error| named(error, id))?;
         Ok((self.batch(id).await?, counts))
+    }
+
+    /// Pauses a batch: nothing of it starts until it is resumed.
+    pub async fn pause(&self, id: &BatchId, reason: &str) -> Result<Batch> {
+        let no = self.batch(id).await?.head.no;
+        let paused = self.0.store.pause_batch(no, reason).await;
+        paused.map_err(|error| named(error, id))
+    }
+
+    /// Lets a paused batch go on.
+    pub async fn resume(&self, id: &BatchId) -> Result<Batch> {
+        let no = self.batch(id).await?.head.no;
+        let resumed = self.0.store.resume_batch(no).await;
+        resumed.map_err(|error| named(error, id))
     }
 
     async fn wait_for_change(&self, hint: &mut tokio::sync::watch::Receiver<()>, most: Duration) {

@@ -582,6 +582,30 @@ async fn an_item_cancelled_while_it_ran_stays_so_over_a_restart() {
 }
 
 #[tokio::test]
+async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
+    let mut fixture = Fixture::new();
+    let batch = fixture.create("a", 3).await;
+    let no = batch.head.no;
+    let running = fixture.lease(1).await.remove(0);
+    let paused = fixture.store.pause_batch(no, "too hot").await.unwrap();
+    assert_eq!(paused.paused.as_deref(), Some("too hot"));
+    assert_eq!(fixture.lease(9).await.len(), 0);
+    let settled = fixture
+        .store
+        .settle(vec![settlement(&running, LeaseEnd::Finish(done("x")))]);
+    assert_eq!(settled.await.unwrap(), [Verdict::Recorded(Sequence(1))]);
+    fixture = fixture.reopen();
+    assert_eq!(fixture.lease(9).await.len(), 0, "a pause is durable");
+    let resumed = fixture.store.resume_batch(no).await.unwrap();
+    assert_eq!(resumed.paused, None);
+    for _ in 0..2 {
+        fixture.finish_one(done("x")).await;
+    }
+    let over = fixture.store.pause_batch(no, "").await;
+    assert_eq!(over.unwrap_err(), StoreError::Ended);
+}
+
+#[tokio::test]
 async fn appended_items_run_at_once_and_the_seal_ends_the_batch() {
     let fixture = Fixture::new();
     let Created::New(batch) = fixture

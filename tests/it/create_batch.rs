@@ -64,6 +64,12 @@ async fn the_answer_tells_how_the_batch_stands() {
             ..RetryPolicy::default()
         }),
         labels: HashMap::from([("team".into(), "blue".into())]),
+        priority: -3,
+        not_before: Some(prost_types::Timestamp {
+            seconds: 7,
+            nanos: 8_000_000,
+        }),
+        max_parallelism: Some(2),
     });
     let told = create(&mut client, request.clone()).await.unwrap();
     let batch = told.batch.unwrap();

@@ -37,6 +37,7 @@ mod logs;
 mod metrics;
 mod ops;
 mod orphans;
+mod pause_batch;
 mod reflection;
 mod request_budget;
 mod retries;

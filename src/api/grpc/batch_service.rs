@@ -26,8 +26,9 @@ use crate::wire::batch_service_server::BatchService;
 use crate::wire::{
     CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, CreateBatchResponse,
     GetBatchRequest, GetBatchResponse, GetItemRequest, GetItemResponse, ItemResult, ItemState,
-    ResultOrder, StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest, WatchAttached,
-    WatchBatchRequest, WatchBatchResponse, WatchEnded, WatchProgress, watch_batch_response,
+    PauseBatchRequest, PauseBatchResponse, ResultOrder, ResumeBatchRequest, ResumeBatchResponse,
+    StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest, WatchAttached, WatchBatchRequest,
+    WatchBatchResponse, WatchEnded, WatchProgress, watch_batch_response,
 };
 
 /// Bounds of what a submit may bring, and of how many may be read.
@@ -270,14 +271,7 @@ impl BatchService for BatchApi {
             );
             wrong.add("TOO_MANY_ITEMS", "item_ids", message);
         }
-        if request.reason.len() > limits::CANCEL_REASON_BYTES_MAX {
-            let (has, max) = (request.reason.len(), limits::CANCEL_REASON_BYTES_MAX);
-            wrong.add(
-                INVALID_FIELD,
-                "reason",
-                format!("{has} bytes are more than the limit {max}"),
-            );
-        }
+        convert::check_reason(&mut wrong, &request.reason);
         let id = required(wrong, id)?;
         let mut item_ids: Vec<Box<str>> = request.item_ids.into_iter().map(Into::into).collect();
         item_ids.sort_unstable();
@@ -291,6 +285,34 @@ impl BatchService for BatchApi {
             stopping_count: counts.stopping.into(),
             finished_count: counts.finished.into(),
         }))
+    }
+
+    async fn pause_batch(
+        &self,
+        request: Request<PauseBatchRequest>,
+    ) -> Result<Response<PauseBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
+        convert::check_reason(&mut wrong, &request.reason);
+        let id = required(wrong, id)?;
+        let paused = self.engine.pause(&id, &request.reason);
+        let batch = Some(render::batch(&deadline.bound(paused).await?));
+        Ok(Response::new(PauseBatchResponse { batch }))
+    }
+
+    async fn resume_batch(
+        &self,
+        request: Request<ResumeBatchRequest>,
+    ) -> Result<Response<ResumeBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
+        let id = required(wrong, id)?;
+        let resumed = deadline.bound(self.engine.resume(&id)).await?;
+        let batch = Some(render::batch(&resumed));
+        Ok(Response::new(ResumeBatchResponse { batch }))
     }
 }
 

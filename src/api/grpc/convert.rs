@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::batch_service::InputLimits;
 use super::stream_batch::Start;
 use super::violations::{INVALID_FIELD, Violations};
+use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::domain::ids::{self, BatchId, QueueName, RequestId, Sequence};
 use crate::domain::item::{ItemSpec, TerminalState};
@@ -167,6 +168,31 @@ pub(crate) fn duration(
     }
 }
 
+/// A time from 1970 until ten years from now, if there is one.
+fn time(
+    wrong: &mut Violations,
+    field: &str,
+    wire: Option<prost_types::Timestamp>,
+) -> Option<Timestamp> {
+    let prost_types::Timestamp { seconds, nanos } = wire?;
+    let millis = (seconds >= 0 && (0..1_000_000_000).contains(&nanos)).then(|| {
+        seconds
+            .saturating_mul(1000)
+            .saturating_add(i64::from(nanos) / 1_000_000)
+    });
+    let latest = clock::now().plus(limits::DURATION_MAX);
+    match millis.map(Timestamp) {
+        Some(time) if time <= latest => Some(time),
+        Some(_) | None => {
+            let message = format!(
+                "{seconds} s and {nanos} ns are not a time from 1970 until ten years from now"
+            );
+            wrong.add(INVALID_FIELD, field, message);
+            None
+        }
+    }
+}
+
 /// An interval of progress messages.
 pub(crate) fn progress(
     wrong: &mut Violations,
@@ -182,6 +208,15 @@ pub(crate) fn progress(
         return None;
     }
     Some(interval)
+}
+
+/// Checks the reason that the caller of a cancel or a pause gives.
+pub(crate) fn check_reason(wrong: &mut Violations, reason: &str) {
+    let (has, max) = (reason.len(), limits::GIVEN_REASON_BYTES_MAX);
+    if has > max {
+        let message = format!("{has} bytes are more than the limit {max}");
+        wrong.add(INVALID_FIELD, "reason", message);
+    }
 }
 
 /// Terminal states to filter by.
@@ -244,7 +279,17 @@ fn options(wrong: &mut Violations, field: &str, wire: wire::BatchOptions) -> Bat
         limits::LABELS_MAX,
         limits::LABEL_BYTES_MAX,
     );
+    if wire.max_parallelism == Some(0) {
+        wrong.add(
+            INVALID_FIELD,
+            within("max_parallelism"),
+            "0 is below the minimum 1",
+        );
+    }
     BatchOptions {
+        priority: wire.priority,
+        not_before: time(wrong, &within("not_before"), wire.not_before),
+        max_parallelism: wire.max_parallelism,
         item_timeout: timeout(wrong, &within("item_timeout"), wire.item_timeout),
         retry: retry(
             wrong,

@@ -32,7 +32,12 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
             item_timeout: options.item_timeout.map(duration),
             retry_policy: retry(&options.retry),
             labels: map(&options.labels),
+            priority: options.priority,
+            not_before: options.not_before.map(time),
+            max_parallelism: options.max_parallelism,
         }),
+        paused: batch.paused.is_some(),
+        pause_reason: batch.paused.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

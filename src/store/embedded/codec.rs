@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::base::clock::Timestamp;
 use crate::domain::attempt::{Code, ItemError};
 use crate::domain::item::{Ending, ItemSpec as Spec, TerminalState};
 use crate::domain::payload::{Body, Payload};
@@ -46,6 +47,12 @@ struct OptionsBlob {
     open_timeout_nanos: Option<u64>,
     #[prost(bool, tag = "6")]
     cancel_on_open_timeout: bool,
+    #[prost(sint32, tag = "7")]
+    priority: i32,
+    #[prost(int64, optional, tag = "8")]
+    not_before_ms: Option<i64>,
+    #[prost(uint32, optional, tag = "9")]
+    max_parallelism: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,6 +153,9 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
         cancel_on_disconnect: *on_disconnect == OnDisconnect::Cancel,
         open_timeout_nanos: upload.open_timeout.map(nanos),
         cancel_on_open_timeout: upload.on_open_timeout == OnOpenTimeout::Cancel,
+        priority: options.priority,
+        not_before_ms: options.not_before.map(|at| at.0),
+        max_parallelism: options.max_parallelism,
     };
     blob.encode_to_vec()
 }
@@ -154,6 +164,9 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
 pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeError> {
     let blob = OptionsBlob::decode(bytes)?;
     let options = Options {
+        priority: blob.priority,
+        not_before: blob.not_before_ms.map(Timestamp),
+        max_parallelism: blob.max_parallelism,
         item_timeout: blob.item_timeout_nanos.map(Duration::from_nanos),
         retry: decode_retry(blob.retry),
         labels: decode_map(blob.labels),

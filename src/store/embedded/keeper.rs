@@ -218,7 +218,7 @@ impl Keeper {
             for batch in effects.admitted {
                 queues.push(batch.head.queue.clone());
                 accepted += u64::from(batch.total);
-                scheduler.admit(batch);
+                scheduler.admit(batch, now);
             }
             for no in effects.extended {
                 if let Some(batch) = scheduler.batch_mut(no) {
@@ -226,7 +226,11 @@ impl Keeper {
                     batch.extend(now);
                     queues.push(batch.head.queue.clone());
                 }
-                scheduler.wake(no);
+                scheduler.wake(no, now);
+            }
+            for no in effects.unpaused {
+                queues.extend(scheduler.batch(no).map(|batch| batch.head.queue.clone()));
+                scheduler.wake(no, now);
             }
             for no in effects.sealed {
                 if let Some(batch) = scheduler.batch_mut(no) {
@@ -234,7 +238,10 @@ impl Keeper {
                 }
             }
             for &item in &effects.ended {
-                scheduler.ended(item);
+                if scheduler.ended(item, now) {
+                    let batch = scheduler.batch(item.batch);
+                    queues.extend(batch.map(|batch| batch.head.queue.clone()));
+                }
                 if let Some(batch) = scheduler.batch_mut(item.batch)
                     && batch.is_terminal(item.index)
                 {

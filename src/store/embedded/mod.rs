@@ -286,6 +286,26 @@ impl Store {
         Ok(verdicts)
     }
 
+    /// Pauses a batch: once it answers, nothing of it starts until it is resumed. Attempts that run
+    /// end as they will. Repeating it gives it the new reason.
+    pub async fn pause_batch(&self, batch: BatchNo, reason: &str) -> Result<Batch, StoreError> {
+        let reason = Some(reason.into());
+        self.pause(Request::Pause { batch, reason }).await
+    }
+
+    /// Lets a paused batch go on. One that is not paused stays as it is.
+    pub async fn resume_batch(&self, batch: BatchNo) -> Result<Batch, StoreError> {
+        let reason = None;
+        self.pause(Request::Pause { batch, reason }).await
+    }
+
+    async fn pause(&self, request: Request) -> Result<Batch, StoreError> {
+        let Answer::Batch(batch) = self.0.writer.ask(request).await? else {
+            unreachable!("a pause is answered by its batch");
+        };
+        Ok(*batch)
+    }
+
     /// Cancels a batch. Once it answers, no attempt of it starts any more.
     pub async fn cancel_batch(
         &self,

@@ -100,7 +100,7 @@ pub(crate) fn recover(
         let unfinished = u64::from(batch.total - batch.tally.terminal());
         found.unfinished_items += unfinished;
         *found.waiting.entry(batch.head.queue.clone()).or_default() += unfinished;
-        scheduler.admit(batch);
+        scheduler.admit(batch, now);
         for (index, (mut past, due)) in pasts {
             let item = ItemKey { batch: no, index };
             if past.crashes > 0 {
@@ -159,6 +159,7 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
     let told = &row.batch;
     let mut batch = LiveBatch::new(std::sync::Arc::clone(&told.head), told.state, told.total);
     batch.cancel_reason = told.cancel_reason.clone();
+    batch.paused = told.paused.clone();
     // The row's counts are the truth about states; the index tells which items they are.
     let mut terminal = 0;
     rows::terminal_indexes(db, told.head.no, |index| {

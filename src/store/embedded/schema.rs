@@ -35,7 +35,7 @@ CREATE TABLE batches(
   fingerprint   BLOB NOT NULL,
   kind          INTEGER NOT NULL,                   -- 0 submitted whole, 1 appended
   state         INTEGER NOT NULL,                   -- domain::batch::BatchState
-  paused        INTEGER NOT NULL DEFAULT 0,
+  paused        TEXT,                               -- why it is paused, if it is
   items         INTEGER NOT NULL,
   succeeded     INTEGER NOT NULL DEFAULT 0,
   failed        INTEGER NOT NULL DEFAULT 0,

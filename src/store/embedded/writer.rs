@@ -30,6 +30,11 @@ pub(crate) enum Request {
         total: u32,
     },
     Settle(Vec<Settlement>),
+    /// Pauses a batch, or without a reason lets it go on.
+    Pause {
+        batch: BatchNo,
+        reason: Option<Box<str>>,
+    },
     Cancel {
         batch: BatchNo,
         items: Option<Vec<u32>>,
@@ -88,7 +93,7 @@ impl Request {
             Self::Settle(settlements) => {
                 settlements.iter().map(|one| 128 + one.output_bytes()).sum()
             }
-            Self::Seal { .. } | Self::Cancel { .. } => 0,
+            Self::Seal { .. } | Self::Pause { .. } | Self::Cancel { .. } => 0,
         }
     }
 }

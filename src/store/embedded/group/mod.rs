@@ -7,6 +7,7 @@
 
 mod append;
 mod cancel;
+mod pause;
 mod settle;
 mod submit;
 
@@ -45,6 +46,8 @@ pub(crate) struct Effects {
     pub(crate) extended: Vec<BatchNo>,
     /// Batches that get no more items.
     pub(crate) sealed: Vec<BatchNo>,
+    /// Batches that go on.
+    pub(crate) unpaused: Vec<BatchNo>,
     /// Items that get another turn.
     pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
     /// Items that got their result, by state.
@@ -66,6 +69,7 @@ struct Before {
     state: BatchState,
     total: u32,
     cancel_reason: Box<str>,
+    paused: Option<Box<str>>,
     swept: u32,
 }
 
@@ -131,6 +135,10 @@ impl<'a> Group<'a> {
             Request::Settle(settlements) => {
                 let verdicts = settlements.iter().map(|settlement| self.settle(settlement));
                 verdicts.collect::<Result<_, _>>().map(Answer::Settled)
+            }
+            Request::Pause { batch, reason } => {
+                let paused = self.pause(*batch, reason.as_deref());
+                paused.map(|batch| Answer::Batch(Box::new(batch)))
             }
             Request::Cancel {
                 batch,
@@ -203,11 +211,12 @@ impl<'a> Group<'a> {
             batch.state = before.state;
             batch.staged_total = before.total;
             batch.cancel_reason = before.cancel_reason;
+            batch.paused = before.paused;
             batch.swept = before.swept;
             if let Some(ids) = &mut batch.ids {
                 ids.take_back(before.total);
             }
-            scheduler.wake(no);
+            scheduler.wake(no, self.now);
         }
     }
 
@@ -243,6 +252,7 @@ impl<'a> Group<'a> {
             state: batch.state,
             total: batch.staged_total,
             cancel_reason: batch.cancel_reason.clone(),
+            paused: batch.paused.clone(),
             swept: batch.swept,
         });
         Some(batch)

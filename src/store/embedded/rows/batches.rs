@@ -18,7 +18,7 @@ use crate::store::{Content, Key, Mismatch, NewBatch, StoreError};
 const TENANT: &str = "default";
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
-     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind";
+     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
     cached(
         db,
         "UPDATE batches SET state=?, items=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
-         finished_ms=?, cancel_reason=? WHERE id=?",
+         finished_ms=?, cancel_reason=?, paused=? WHERE id=?",
     )?
     .execute(params![
         batch.state as u8,
@@ -91,6 +91,7 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
         tally.terminal(),
         batch.finished.map(|at| at.0),
         batch.cancel_reason,
+        batch.paused,
         batch.head.no.0,
     ])?;
     Ok(())
@@ -204,6 +205,7 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
             },
             finished: row.get::<_, Option<i64>>(10)?.map(Timestamp),
             cancel_reason: row.get::<_, String>(11)?.into(),
+            paused: row.get::<_, Option<String>>(18)?.map(Into::into),
         },
         fingerprint: Fingerprint(row.get(15)?),
         last_sequence: row.get(16)?,

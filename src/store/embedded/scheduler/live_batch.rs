@@ -65,6 +65,8 @@ pub(crate) struct LiveBatch {
     pub(crate) staged_total: u32,
     /// Why it was cancelled, as staged.
     pub(crate) cancel_reason: Box<str>,
+    /// Why it is paused, if it is, as staged.
+    pub(crate) paused: Option<Box<str>>,
     /// Terminal items by state.
     pub(crate) tally: Tally,
     /// Asks all its attempts to stop.
@@ -77,8 +79,8 @@ pub(crate) struct LiveBatch {
     pub(crate) ids: Option<Box<IdIndex>>,
     /// Where the records of a cancel have come to.
     pub(crate) swept: u32,
-    /// Whether its queue's rotation holds it.
-    pub(crate) in_rotation: bool,
+    /// Whether its queue has it in line.
+    pub(crate) in_line: bool,
     terminal: Bitmap,
     /// The first item never granted; items with a past before or behind it are not its business.
     next: u32,
@@ -98,13 +100,14 @@ impl LiveBatch {
             total,
             staged_total: total,
             cancel_reason: "".into(),
+            paused: None,
             tally: Tally::default(),
             stop: CancellationToken::new(),
             leases: HashMap::new(),
             pasts: HashMap::new(),
             ids: (state == BatchState::Open).then(Box::default),
             swept: 0,
-            in_rotation: false,
+            in_line: false,
             terminal: Bitmap::default(),
             next: 0,
             waiting: BinaryHeap::new(),
@@ -139,6 +142,7 @@ impl LiveBatch {
             tally: self.tally,
             finished: None,
             cancel_reason: self.cancel_reason.clone(),
+            paused: self.paused.clone(),
         }
     }
 
@@ -147,9 +151,20 @@ impl LiveBatch {
         self.terminal.contains(index)
     }
 
-    /// Whether items may be granted.
+    /// Whether items may be granted, now or later.
     pub(crate) fn is_active(&self) -> bool {
         matches!(self.state, BatchState::Open | BatchState::Running)
+    }
+
+    /// Whether nothing of it is granted for now although it is active: it is paused, its time has
+    /// not come, or as many of its items run as it wants at once.
+    pub(crate) fn stands_aside(&self, now: Timestamp) -> bool {
+        let options = &self.head.options;
+        let early = options.not_before.is_some_and(|begins| begins > now);
+        let full = options
+            .max_parallelism
+            .is_some_and(|most| self.leases.len() >= usize::try_from(most).unwrap_or(usize::MAX));
+        self.paused.is_some() || early || full
     }
 
     /// Whether an item may be granted, once it is its turn.

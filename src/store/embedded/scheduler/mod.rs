@@ -1,9 +1,13 @@
 //! Which item runs next. Pure: no I/O, no clock, no chance of its own; the same calls give the same grants.
 //!
-//! **Fairness.** Each queue keeps its batches with due items in a ring and grants one item to each
-//! in turn. So a batch with a due item gets its next grant within as many grants as its queue has
-//! open batches, whatever their sizes. Nothing is reserved: a slot never stays empty while
-//! anything of the queue is due.
+//! **Fairness.** Each queue keeps its batches with due items in line and grants one item to each in
+//! turn, the highest priority first. So a batch with a due item gets its next grant within as many
+//! grants as its queue has open batches of its priority, whatever their sizes, plus those of higher
+//! priorities; and a batch that got none for a minute goes before all of them. Nothing is reserved: a
+//! slot never stays empty while anything of the queue may run.
+//!
+//! A batch stands aside while it is paused, before its time, or while as many of its items run as it
+//! wants at once.
 //!
 //! **Marked items.** An item under which the server died may be what killed it. So one marked item
 //! of the whole server runs at a time, fewest marks first, beside unmarked ones; one whose next
@@ -13,14 +17,16 @@ mod bitmap;
 mod live_batch;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
+use self::turns::Turns;
 use crate::base::clock::Timestamp;
 use crate::domain::batch::{Batch, BatchHead, BatchState};
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
@@ -43,7 +49,7 @@ pub(crate) struct Scheduler {
 /// One queue's batches with due items, in turn.
 #[derive(Debug, Default)]
 struct Rotation {
-    ring: VecDeque<BatchNo>,
+    turns: Turns,
     sleeping: BinaryHeap<Reverse<(Timestamp, BatchNo)>>,
     marked: BTreeSet<Marked>,
     marked_waiting: BinaryHeap<Reverse<(Timestamp, Marked)>>,
@@ -104,10 +110,10 @@ pub(crate) enum Undo {
 
 impl Scheduler {
     /// Takes a batch in. Its items are due at once, but those with a past, which [`Scheduler::resume`] places.
-    pub(crate) fn admit(&mut self, batch: LiveBatch) {
+    pub(crate) fn admit(&mut self, batch: LiveBatch, now: Timestamp) {
         let no = batch.head.no;
         self.batches.insert(no, batch);
-        self.wake(no);
+        self.wake(no, now);
     }
 
     /// The batch, if it is not over.
@@ -138,18 +144,16 @@ impl Scheduler {
         self.batches.values()
     }
 
-    /// Puts a batch into its queue's ring, unless it is there.
-    pub(crate) fn wake(&mut self, no: BatchNo) {
+    /// Puts a batch in line, unless it is there.
+    pub(crate) fn wake(&mut self, no: BatchNo, now: Timestamp) {
         if let Some(batch) = self.batches.get_mut(&no)
-            && !batch.in_rotation
+            && !batch.in_line
             && batch.is_active()
         {
-            batch.in_rotation = true;
-            self.queues
-                .entry(batch.head.queue.clone())
-                .or_default()
-                .ring
-                .push_back(no);
+            batch.in_line = true;
+            let rotation = self.queues.entry(batch.head.queue.clone()).or_default();
+            let priority = batch.head.options.priority;
+            rotation.turns.join(no, priority, now);
         }
     }
 
@@ -169,7 +173,7 @@ impl Scheduler {
             return;
         }
         batch.wait(item.index, due);
-        if !batch.in_rotation {
+        if !batch.in_line {
             rotation.sleeping.push(Reverse((due, item.batch)));
         }
     }
@@ -190,7 +194,7 @@ impl Scheduler {
             let batch = self
                 .batches
                 .get_mut(&item.batch)
-                .expect("a batch in the ring is not over");
+                .expect("a batch in line is not over");
             let past = batch.pasts.get(&item.index).copied().unwrap_or_default();
             let token = LeaseToken {
                 item,
@@ -320,10 +324,17 @@ impl Scheduler {
         }
     }
 
-    /// Lets go of what held others back while `item` ran. Call it once its end is durable.
-    pub(crate) fn ended(&mut self, item: ItemKey) {
+    /// Lets go of what held others back while `item` ran; answers whether its batch may have stood
+    /// aside because of it. Call it once its end is durable.
+    pub(crate) fn ended(&mut self, item: ItemKey, now: Timestamp) -> bool {
         self.marked_running.take_if(|running| *running == item);
         self.alone.take_if(|alone| alone.item == item);
+        let batch = self.batches.get(&item.batch);
+        let bounded = batch.is_some_and(|batch| batch.head.options.max_parallelism.is_some());
+        if bounded {
+            self.wake(item.batch, now);
+        }
+        bounded
     }
 
     /// Whether grants were refused because of a marked item since this was last asked.
@@ -340,9 +351,20 @@ impl Scheduler {
             rotation.marked.insert(marked);
         }
         loop {
-            // Whoever waits to run alone is not overtaken, or nobody would ever run again.
+            let stands_aside = |marked: &Marked| {
+                let batch = self.batches.get(&marked.item.batch);
+                batch.is_some_and(|batch| batch.stands_aside(now))
+            };
+            // Whoever waits to run alone is not overtaken, or nobody would ever run again; but who
+            // stands aside waits for nothing.
+            self.alone
+                .take_if(|alone| rotation.marked.contains(alone) && stands_aside(alone));
             let alone = self.alone.filter(|alone| rotation.marked.contains(alone));
-            let next = alone.or_else(|| rotation.marked.first().copied())?;
+            let mut ready = rotation
+                .marked
+                .iter()
+                .filter(|marked| !stands_aside(marked));
+            let next = alone.or_else(|| ready.next().copied())?;
             let batch = self.batches.get(&next.item.batch);
             let Some(batch) = batch.filter(|batch| batch.may_run(next.item.index)) else {
                 rotation.marked.remove(&next);
@@ -388,23 +410,30 @@ impl Scheduler {
         {
             rotation.sleeping.pop();
             if let Some(batch) = self.batches.get_mut(&no)
-                && !batch.in_rotation
+                && !batch.in_line
             {
-                batch.in_rotation = true;
-                rotation.ring.push_back(no);
+                batch.in_line = true;
+                rotation.turns.join(no, batch.head.options.priority, now);
             }
         }
-        while let Some(no) = rotation.ring.pop_front() {
+        while let Some(no) = rotation.turns.take(now) {
             let Some(batch) = self.batches.get_mut(&no) else {
                 continue;
             };
-            batch.in_rotation = false;
+            batch.in_line = false;
             if !batch.is_active() {
                 continue;
             }
+            if batch.stands_aside(now) {
+                // A resume or the end of one of its leases brings it back, or else its time does.
+                if let Some(begins) = batch.head.options.not_before.filter(|&at| at > now) {
+                    rotation.sleeping.push(Reverse((begins, no)));
+                }
+                continue;
+            }
             if let Some(index) = batch.take_due(now) {
-                batch.in_rotation = true;
-                rotation.ring.push_back(no);
+                batch.in_line = true;
+                rotation.turns.join(no, batch.head.options.priority, now);
                 return Some(ItemKey { batch: no, index });
             }
             if let Some(due) = batch.next_due() {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::base::limits;
 use crate::domain::batch::{BatchEvent, BatchState};
 use crate::domain::ids::{BatchId, BatchUid};
 use crate::domain::settings::{BatchOptions, OnDisconnect};
@@ -24,18 +25,24 @@ impl Story {
     }
 
     fn admit_to(&mut self, queue: &str, no: u32, items: u32) -> &mut Self {
+        self.admit_with(queue, no, items, BatchOptions::default())
+    }
+
+    fn admit_with(&mut self, queue: &str, no: u32, items: u32, options: BatchOptions) -> &mut Self {
         let head = BatchHead {
             no: BatchNo(no),
             id: BatchId::parse(&format!("b{no}")).unwrap(),
             uid: BatchUid(Uuid::from_u128(no.into())),
             queue: QueueName::parse(queue).unwrap(),
-            options: BatchOptions::default(),
+            options,
             on_disconnect: OnDisconnect::Continue,
             upload: None,
             created: self.now,
         };
-        self.scheduler
-            .admit(LiveBatch::new(Arc::new(head), BatchState::Running, items));
+        self.scheduler.admit(
+            LiveBatch::new(Arc::new(head), BatchState::Running, items),
+            self.now,
+        );
         self
     }
 
@@ -68,14 +75,14 @@ impl Story {
         let sequence = self
             .scheduler
             .end(item, TerminalState::Succeeded, &mut Vec::new());
-        self.scheduler.ended(item);
+        self.scheduler.ended(item, self.now);
         sequence
     }
 
     /// Gives a leased item its next turn at `due`, after `past`.
     fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
         self.scheduler.end_lease(key(no, index), &mut Vec::new());
-        self.scheduler.ended(key(no, index));
+        self.scheduler.ended(key(no, index), self.now);
         self.scheduler.resume(key(no, index), past, Timestamp(due));
     }
 }
@@ -123,6 +130,100 @@ fn a_small_batch_behind_a_huge_one_gets_every_second_grant() {
     story.admit(2, 10);
     let granted = story.grant(20);
     assert_eq!(granted.iter().filter(|(no, _)| *no == 2).count(), 10);
+}
+
+#[test]
+fn a_higher_priority_goes_first_and_whoever_waited_long_before_all() {
+    let mut story = Story::default();
+    let options = |priority| BatchOptions {
+        priority,
+        ..BatchOptions::default()
+    };
+    story.admit_with("default", 1, 9, options(-1));
+    story.admit_with("default", 2, 9, options(3));
+    story.admit_with("default", 3, 9, options(3));
+    assert_eq!(story.grant(3), [(2, 0), (3, 0), (2, 1)]);
+    story.now = story.now.plus(limits::TURN_AGED);
+    assert_eq!(
+        story.grant(4),
+        [(1, 0), (3, 1), (2, 2), (3, 2)],
+        "once, and then it waits again"
+    );
+}
+
+#[test]
+fn no_more_items_of_a_batch_run_than_it_wants() {
+    let mut story = Story::default();
+    let options = BatchOptions {
+        max_parallelism: Some(2),
+        ..BatchOptions::default()
+    };
+    story.admit_with("default", 1, 5, options).admit(2, 3);
+    assert_eq!(
+        story.grant(9),
+        [(1, 0), (2, 0), (1, 1), (2, 1), (2, 2)],
+        "no slot stays empty for it"
+    );
+    assert_eq!(story.grant(9), []);
+    story.finish(1, 0);
+    assert_eq!(story.grant(9), [(1, 2)]);
+    story.resume(1, 1, tried(1), 0);
+    assert_eq!(story.grant(9), [(1, 1)]);
+}
+
+#[test]
+fn nothing_starts_before_its_batchs_time() {
+    let mut story = Story::default();
+    let options = BatchOptions {
+        not_before: Some(Timestamp(50)),
+        ..BatchOptions::default()
+    };
+    story.admit_with("default", 1, 2, options).admit(2, 1);
+    assert_eq!(story.grant(9), [(2, 0)]);
+    let next = story.scheduler.next_due(&QueueName::default());
+    assert_eq!(next, Some(Timestamp(50)));
+    story.now = Timestamp(50);
+    assert_eq!(story.grant(9), [(1, 0), (1, 1)]);
+}
+
+#[test]
+fn a_paused_batch_stands_aside_and_its_marked_items_too() {
+    let mut story = Story::default();
+    story.admit(1, 3).admit(2, 2);
+    story
+        .scheduler
+        .resume(key(1, 1), crashed(2, 3), Timestamp(0));
+    story
+        .scheduler
+        .resume(key(2, 1), crashed(1, 3), Timestamp(0));
+    let pause = |story: &mut Story, paused: Option<&str>| {
+        let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
+        batch.paused = paused.map(Into::into);
+        story.scheduler.wake(BatchNo(1), story.now);
+    };
+    pause(&mut story, Some(""));
+    assert_eq!(story.grant(9), [(2, 1), (2, 0)]);
+    assert_eq!(story.grant(9), []);
+    story.finish(2, 1);
+    story.finish(2, 0);
+    pause(&mut story, None);
+    assert_eq!(story.grant(9), [(1, 1)], "its last chance, alone");
+    story.finish(1, 1);
+    assert_eq!(story.grant(9), [(1, 0), (1, 2)]);
+}
+
+#[test]
+fn who_waits_to_run_alone_and_is_paused_holds_nobody_back() {
+    let mut story = Story::default();
+    story.admit(1, 1).admit(2, 3);
+    story
+        .scheduler
+        .resume(key(1, 0), crashed(2, 3), Timestamp(0));
+    assert_eq!(story.grant(1), [(1, 0)], "nothing else runs yet");
+    story.resume(1, 0, crashed(2, 3), 0);
+    let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
+    batch.paused = Some("".into());
+    assert_eq!(story.grant(9), [(2, 0), (2, 1), (2, 2)]);
 }
 
 #[test]

@@ -1,0 +1,29 @@
+//! Staging a pause of a batch and its end.
+
+use super::{Group, Refusal, lock};
+use crate::domain::batch::Batch;
+use crate::domain::ids::BatchNo;
+use crate::store::StoreError;
+use crate::store::embedded::rows;
+
+impl Group<'_> {
+    /// Pauses a batch for a reason, or lets it go on if there is none.
+    pub(super) fn pause(&mut self, no: BatchNo, reason: Option<&str>) -> Result<Batch, Refusal> {
+        let mut scheduler = lock(self.scheduler);
+        let Some(batch) = self.touch(&mut scheduler, no) else {
+            drop(scheduler);
+            let row = rows::batch(self.db, no).map_err(Refusal::of_read)?;
+            let refusal = row.map_or(StoreError::NoBatch, |_| StoreError::Ended);
+            return Err(refusal.into());
+        };
+        if !batch.is_active() {
+            return Err(StoreError::Ended.into());
+        }
+        batch.paused = reason.map(Into::into);
+        let snapshot = batch.snapshot();
+        if reason.is_none() {
+            self.effects.unpaused.push(no);
+        }
+        Ok(snapshot)
+    }
+}
