@@ -155,6 +155,16 @@ pub const ATTEMPTS_TOLD_MAX: usize = 100;
 /// Releases without a spent attempt after which an item fails `RELEASED_TOO_OFTEN`.
 pub const RELEASES_MAX: u32 = 100;
 
+/// Failure reasons of a batch that are counted apart; handlers make up their own.
+pub const FAILURE_REASONS_MAX: usize = 32;
+
+/// Terminal items from which on a failure policy looks at the share of failed ones: one of one is
+/// no trend.
+pub const FAILURE_ITEMS_MIN: u32 = 10;
+
+/// How often batches are looked at whose time may be over.
+pub const OVERDUE_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a batch may wait for a turn until it goes before batches of higher priority.
 pub const TURN_AGED: Duration = Duration::from_secs(60);
 

@@ -109,6 +109,9 @@ impl Code {
 /// |---|---|---|---|
 /// | `ITEM_TIMEOUT` | `DEADLINE_EXCEEDED` | yes | an attempt ran into its limit |
 /// | `BATCH_CANCELLED`, `ITEM_CANCELLED` | `CANCELLED` | no | a cancel came first |
+/// | `ENOUGH_REACHED` | `CANCELLED` | no | enough other items of the batch had succeeded |
+/// | `FAILURE_POLICY` | `CANCELLED` | no | too many other items of the batch had failed |
+/// | `BATCH_DEADLINE`, `BATCH_MAX_DURATION` | `DEADLINE_EXCEEDED` | no | the batch's time was over first |
 /// | `PANIC` | `INTERNAL` | yes | the handler's code panicked |
 /// | `SPAWN_FAILED` | `INTERNAL` | yes | the handler's program could not be started |
 /// | `OUTPUT_TOO_LARGE` | `RESOURCE_EXHAUSTED` | no | the output is over its cap |
@@ -148,6 +151,14 @@ reasons! {
     BATCH_CANCELLED: CANCELLED, false;
     /// The item was cancelled first.
     ITEM_CANCELLED: CANCELLED, false;
+    /// Enough other items of the batch had succeeded.
+    ENOUGH_REACHED: CANCELLED, false;
+    /// Too many other items of the batch had failed.
+    FAILURE_POLICY: CANCELLED, false;
+    /// The batch's deadline passed first.
+    BATCH_DEADLINE: DEADLINE_EXCEEDED, false;
+    /// The batch had lasted too long.
+    BATCH_MAX_DURATION: DEADLINE_EXCEEDED, false;
     /// The handler's code panicked.
     PANIC: INTERNAL, true;
     /// The handler's program could not be started.

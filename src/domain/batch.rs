@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!  OPEN ── sealed ──▶ RUNNING ── every item terminal ──▶ COMPLETED
-//!    └───── cancel ──────┴──▶ CANCELLING ── every item terminal ──▶ CANCELLED
+//!    └─── ended early ───┴──▶ CANCELLING ── every item terminal ──▶ CANCELLED, COMPLETED (enough),
+//!                                                                   FAILED (policy), EXPIRED (time)
 //! ```
 
 use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
+use crate::domain::attempt::Reason;
+use crate::domain::failures::Failures;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::domain::tally::Tally;
@@ -22,10 +25,77 @@ pub enum BatchState {
     Running = 2,
     /// Every item is terminal.
     Completed = 3,
-    /// A cancel is durable, the records of the remaining items follow.
+    /// Its early end is durable, the records of the remaining items follow.
     Cancelling = 4,
     /// Cancelled, every item is terminal.
     Cancelled = 5,
+    /// Ended by its failure policy, every item is terminal.
+    Failed = 6,
+    /// Ended by its time limit, every item is terminal.
+    Expired = 7,
+}
+
+/// Why a batch ends before its items do. The numbers are on disk and never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndCause {
+    /// Someone cancelled it.
+    Cancelled = 1,
+    /// Enough of its items succeeded.
+    Enough = 2,
+    /// Too many of its items failed.
+    FailurePolicy = 3,
+    /// Its deadline passed.
+    Deadline = 4,
+    /// It lasted too long.
+    MaxDuration = 5,
+}
+
+impl EndCause {
+    /// Every cause, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Cancelled,
+        Self::Enough,
+        Self::FailurePolicy,
+        Self::Deadline,
+        Self::MaxDuration,
+    ];
+
+    /// The cause that `number` stands for on disk.
+    pub fn from_number(number: i64) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|&cause| number == i64::from(cause as u8))
+    }
+
+    /// The state in which the batch ends.
+    pub fn state(self) -> BatchState {
+        match self {
+            Self::Cancelled => BatchState::Cancelled,
+            Self::Enough => BatchState::Completed,
+            Self::FailurePolicy => BatchState::Failed,
+            Self::Deadline | Self::MaxDuration => BatchState::Expired,
+        }
+    }
+
+    /// Why its remaining items end.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Cancelled => Reason::BATCH_CANCELLED,
+            Self::Enough => Reason::ENOUGH_REACHED,
+            Self::FailurePolicy => Reason::FAILURE_POLICY,
+            Self::Deadline => Reason::BATCH_DEADLINE,
+            Self::MaxDuration => Reason::BATCH_MAX_DURATION,
+        }
+    }
+
+    /// Whether an attempt that ends well all the same still counts.
+    pub fn lets_succeed(self) -> bool {
+        match self {
+            Self::Cancelled | Self::Enough | Self::FailurePolicy => true,
+            Self::Deadline | Self::MaxDuration => false,
+        }
+    }
 }
 
 /// What moves a batch along its life.
@@ -33,10 +103,10 @@ pub enum BatchState {
 pub enum BatchEvent {
     /// No item will be added any more.
     Sealed,
-    /// Someone asked to cancel it.
-    CancelAsked,
-    /// Every item is terminal.
-    ItemsEnded,
+    /// It ends early.
+    EndAsked,
+    /// Every item is terminal; the cause if it ended early.
+    ItemsEnded(Option<EndCause>),
 }
 
 /// An event that a batch in its state cannot meet.
@@ -51,23 +121,27 @@ pub struct IllegalTransition {
 
 impl BatchState {
     /// Every state, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Open,
         Self::Running,
         Self::Completed,
         Self::Cancelling,
         Self::Cancelled,
+        Self::Failed,
+        Self::Expired,
     ];
 
     /// The state after `event`. Live execution and recovery both come through here.
     pub fn apply(self, event: BatchEvent) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Open, BatchEvent::Sealed) => Ok(Self::Running),
-            (Self::Running, BatchEvent::ItemsEnded) => Ok(Self::Completed),
-            (Self::Open | Self::Running | Self::Cancelling, BatchEvent::CancelAsked) => {
+            (Self::Running, BatchEvent::ItemsEnded(_)) => Ok(Self::Completed),
+            (Self::Open | Self::Running | Self::Cancelling, BatchEvent::EndAsked) => {
                 Ok(Self::Cancelling)
             }
-            (Self::Cancelling, BatchEvent::ItemsEnded) => Ok(Self::Cancelled),
+            (Self::Cancelling, BatchEvent::ItemsEnded(cause)) => {
+                Ok(cause.unwrap_or(EndCause::Cancelled).state())
+            }
             (state, event) => Err(IllegalTransition { state, event }),
         }
     }
@@ -81,7 +155,10 @@ impl BatchState {
 
     /// Whether nothing can change any more.
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Cancelled)
+        match self {
+            Self::Open | Self::Running | Self::Cancelling => false,
+            Self::Completed | Self::Cancelled | Self::Failed | Self::Expired => true,
+        }
     }
 }
 
@@ -123,6 +200,10 @@ pub struct Batch {
     pub finished: Option<Timestamp>,
     /// Why it was cancelled.
     pub cancel_reason: Box<str>,
+    /// Why it ends, or ended, before its items did.
+    pub cause: Option<EndCause>,
+    /// What failed so far.
+    pub failures: Arc<Failures>,
     /// Why nothing of it is started, if it is paused; empty if nobody said.
     pub paused: Option<Box<str>>,
 }
@@ -140,9 +221,10 @@ mod tests {
 
     #[test]
     fn every_state_meets_every_event_as_drawn() {
-        use BatchEvent::{CancelAsked, ItemsEnded, Sealed};
+        use BatchEvent::{EndAsked, ItemsEnded, Sealed};
         let rows = BatchState::ALL.map(|state| {
-            let after = [Sealed, CancelAsked, ItemsEnded].map(|event| match state.apply(event) {
+            let events = [Sealed, EndAsked, ItemsEnded(None)];
+            let after = events.map(|event| match state.apply(event) {
                 Ok(next) => format!("{next:?}"),
                 Err(_) => "-".to_owned(),
             });
@@ -156,6 +238,22 @@ mod tests {
                 "Completed: - - -",
                 "Cancelling: - Cancelling Cancelled",
                 "Cancelled: - - -",
+                "Failed: - - -",
+                "Expired: - - -",
+            ]
+        );
+        let rows = EndCause::ALL.map(|cause| {
+            let ended = BatchState::Cancelling.apply(ItemsEnded(Some(cause)));
+            format!("{cause:?}: {:?}", ended.unwrap())
+        });
+        assert_eq!(
+            rows,
+            [
+                "Cancelled: Cancelled",
+                "Enough: Completed",
+                "FailurePolicy: Failed",
+                "Deadline: Expired",
+                "MaxDuration: Expired",
             ]
         );
     }
@@ -166,5 +264,8 @@ mod tests {
             assert_eq!(BatchState::from_number(i64::from(state as u8)), Some(state));
         }
         assert_eq!(BatchState::from_number(0), None);
+        for cause in EndCause::ALL {
+            assert_eq!(EndCause::from_number(i64::from(cause as u8)), Some(cause));
+        }
     }
 }

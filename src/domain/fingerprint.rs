@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::domain::failures::FailureAction;
 use crate::domain::ids::QueueName;
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::{Body, Payload};
@@ -75,11 +76,24 @@ impl Hash {
     /// Options that came after the layout: only what is set, each behind its number, so that a
     /// submission without them has the fingerprint that it always had.
     fn later_options(&mut self, options: &BatchOptions) {
-        let set = [
-            (options.priority != 0).then(|| (1, i64::from(options.priority))),
-            options.not_before.map(|at| (2, at.0)),
-            options.max_parallelism.map(|most| (3, i64::from(most))),
+        let mut set = vec![
+            (options.priority != 0).then(|| (1, i128::from(options.priority))),
+            options.not_before.map(|at| (2, at.0.into())),
+            options.max_parallelism.map(|most| (3, most.into())),
+            options.deadline.map(|at| (4, at.0.into())),
+            options
+                .max_duration
+                .map(|most| (5, most.as_nanos().cast_signed())),
+            options.enough.map(|enough| (6, enough.into())),
         ];
+        if let Some(policy) = &options.failure_policy {
+            set.extend([
+                Some((7, i128::from(policy.action == FailureAction::Cancel))),
+                policy.items_max.map(|most| (8, most.into())),
+                policy.ratio_max.map(|most| (9, most.to_bits().into())),
+                policy.items_min.map(|least| (10, least.into())),
+            ]);
+        }
         for (number, value) in set.into_iter().flatten() {
             self.0.update([b'+', number]);
             self.0.update(value.to_le_bytes());

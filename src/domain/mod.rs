@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod batch;
+pub mod failures;
 pub mod fingerprint;
 pub mod ids;
 pub mod item;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::domain::failures::FailurePolicy;
 use crate::domain::retry::RetrySettings;
 
 /// Settings of a batch. What is unset comes from its queue.
@@ -15,6 +16,14 @@ pub struct BatchOptions {
     pub not_before: Option<Timestamp>,
     /// How many of its items may run at once.
     pub max_parallelism: Option<u32>,
+    /// When it ends, whatever is done by then.
+    pub deadline: Option<Timestamp>,
+    /// How long after its accept it ends, whatever is done by then.
+    pub max_duration: Option<Duration>,
+    /// Succeeded items that are enough: then the others are cancelled.
+    pub enough: Option<u32>,
+    /// When its failures are too many.
+    pub failure_policy: Option<FailurePolicy>,
     /// Limit of each attempt.
     pub item_timeout: Option<Duration>,
     /// Retry settings of its items.

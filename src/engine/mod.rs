@@ -14,6 +14,7 @@ mod errors;
 mod feed;
 mod handler;
 mod lookup;
+mod overdue;
 mod own_threads;
 mod pace;
 mod pool;
@@ -116,6 +117,7 @@ impl Engine {
         let uploads = Uploads::of(store.clone());
         let tasks = io.sibling();
         tasks.spawn(uploads.clone().watch_over(draining.clone()));
+        tasks.spawn(overdue::watch_over(store.clone(), draining.clone()));
         let engine = Self(Arc::new(Inner {
             store,
             options,

@@ -12,7 +12,6 @@ use crate::base::tasks::Tasks;
 use crate::domain::attempt::ItemError;
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::item_id_text;
-use crate::domain::item::TerminalState;
 use crate::store::{Lease, LeaseEnd, Settlement, Store, Verdict};
 
 /// Which items are logged, on target `sooner::item`.
@@ -120,7 +119,7 @@ async fn run(store: Store, log: ItemLog, mut outcomes: mpsc::Receiver<Waiting>) 
             Ok(verdicts) => {
                 let (metrics, now) = (store.metrics(), clock::now());
                 for ((line, accepted), verdict) in lines.into_iter().zip(accepted).zip(verdicts) {
-                    if matches!(verdict, Verdict::Recorded(_) | Verdict::Cancelled(_)) {
+                    if matches!(verdict, Verdict::Recorded(_) | Verdict::Overruled(_)) {
                         metrics
                             .end_to_end
                             .observe(now.since(accepted).as_secs_f64());
@@ -198,7 +197,7 @@ impl Line {
     fn tell(self, verdict: Verdict) {
         let state = match verdict {
             Verdict::Recorded(_) | Verdict::AlreadyMine(_) | Verdict::Released => self.state,
-            Verdict::Cancelled(_) => TerminalState::Cancelled.name(),
+            Verdict::Overruled(_) => "overruled",
             Verdict::Superseded | Verdict::Gone => "superseded",
         };
         let (reason, error) = self

@@ -213,9 +213,11 @@ impl Upload {
             BatchState::Running | BatchState::Completed => {
                 Err(StoreError::WrongCount(batch.total).into())
             }
-            BatchState::Open | BatchState::Cancelling | BatchState::Cancelled => {
-                Err(refused.into())
-            }
+            BatchState::Open
+            | BatchState::Cancelling
+            | BatchState::Cancelled
+            | BatchState::Failed
+            | BatchState::Expired => Err(refused.into()),
         }
     }
 

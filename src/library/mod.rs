@@ -183,7 +183,7 @@ impl Sooner {
     /// Cancels a batch: what runs is asked to stop, what waits never starts, each item gets its result.
     /// The reason is kept; its first 1,024 bytes are.
     pub async fn cancel(&self, id: &BatchId, reason: &str) -> Result<(Batch, CancelCounts)> {
-        let reason = clip(reason, limits::CANCEL_REASON_BYTES_MAX);
+        let reason = clip(reason, limits::GIVEN_REASON_BYTES_MAX);
         let cancelling = self.engine().cancel(id, Vec::new(), reason);
         self.0.io.lend_clock(cancelling).await
     }

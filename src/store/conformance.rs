@@ -16,20 +16,20 @@ use crate::domain::item::TerminalState;
 use crate::domain::payload::Payload;
 
 /// A store in a directory of its own, which can be closed and opened again.
-struct Fixture {
+pub(super) struct Fixture {
     dir: TempDir,
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
         Self { dir, store }
     }
 
     /// Closes in order and opens again.
-    fn reopen(self) -> Self {
+    pub(super) fn reopen(self) -> Self {
         let Self { dir, store } = self;
         store.close();
         drop(store);
@@ -37,7 +37,7 @@ impl Fixture {
         Self { dir, store }
     }
 
-    async fn upload(&self, id: &str) -> Batch {
+    pub(super) async fn upload(&self, id: &str) -> Batch {
         let content = Content::Appended(UploadTerms::default());
         let created = self.store.create_batch(new_batch(Some(id), None, content));
         let Created::New(batch) = created.await.unwrap() else {
@@ -47,7 +47,7 @@ impl Fixture {
     }
 
     /// Appends items with these names and answers how many the batch has then.
-    async fn append_named(
+    pub(super) async fn append_named(
         &self,
         batch: &Batch,
         first: u32,
@@ -63,19 +63,19 @@ impl Fixture {
             .await
     }
 
-    async fn index(&self, batch: &Batch, id: &str) -> Result<u32, StoreError> {
+    pub(super) async fn index(&self, batch: &Batch, id: &str) -> Result<u32, StoreError> {
         let found = self.store.indexes(batch.head.no, vec![id.into()]).await;
         found.map(|indexes| indexes[0])
     }
 
-    async fn create(&self, id: &str, items: u32) -> Batch {
+    pub(super) async fn create(&self, id: &str, items: u32) -> Batch {
         match self.store.create_batch(batch(id, items)).await.unwrap() {
             Created::New(batch) => batch,
             Created::Existing(batch) => panic!("{batch:?} was there"),
         }
     }
 
-    async fn lease(&self, want: usize) -> Vec<Lease> {
+    pub(super) async fn lease(&self, want: usize) -> Vec<Lease> {
         self.store
             .lease(&QueueName::default(), want, 3)
             .await
@@ -84,7 +84,7 @@ impl Fixture {
     }
 
     /// Leases one item and settles it.
-    async fn finish_one(&self, ending: Ending) -> (LeaseToken, Verdict) {
+    pub(super) async fn finish_one(&self, ending: Ending) -> (LeaseToken, Verdict) {
         let lease = self.lease(1).await.remove(0);
         (
             lease.token,
@@ -93,11 +93,11 @@ impl Fixture {
         )
     }
 
-    async fn settle(&self, settlement: Settlement) -> Verdict {
+    pub(super) async fn settle(&self, settlement: Settlement) -> Verdict {
         self.store.settle(vec![settlement]).await.unwrap()[0]
     }
 
-    async fn records(&self, batch: &Batch, after: u32) -> Vec<Record> {
+    pub(super) async fn records(&self, batch: &Batch, after: u32) -> Vec<Record> {
         self.store
             .read_log(batch.head.no, Sequence(after))
             .await
@@ -105,7 +105,7 @@ impl Fixture {
             .records
     }
 
-    async fn state(&self, id: &str) -> BatchState {
+    pub(super) async fn state(&self, id: &str) -> BatchState {
         self.store
             .batch(&BatchId::parse(id).unwrap())
             .await
@@ -490,7 +490,7 @@ async fn a_cancel_and_a_completion_settle_item_by_item() {
         .settle(settlement(&leases[2], again(clock::now())))
         .await;
     assert!(
-        matches!(badly, Verdict::Cancelled(_)),
+        matches!(badly, Verdict::Overruled(_)),
         "one that does not is cancelled, not tried again"
     );
     let mut hint = fixture.store.journal_hint(batch.head.no);
@@ -551,7 +551,7 @@ async fn single_items_are_cancelled_and_the_others_go_on() {
     let verdict = fixture
         .settle(settlement(&leases[1], again(clock::now())))
         .await;
-    assert!(matches!(verdict, Verdict::Cancelled(_)));
+    assert!(matches!(verdict, Verdict::Overruled(_)));
     let rest: Vec<_> = fixture
         .lease(9)
         .await

@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod early_ends;
 mod embedded;
 #[cfg(test)]
 mod model;
@@ -184,8 +186,8 @@ pub enum LeaseEnd {
 pub enum Verdict {
     /// Its result is in the journal.
     Recorded(Sequence),
-    /// A cancel came first, so CANCELLED is in the journal.
-    Cancelled(Sequence),
+    /// The item's or its batch's early end came first, and that is in the journal.
+    Overruled(Sequence),
     /// The item waits for its next attempt.
     Released,
     /// This very attempt had recorded its result before.

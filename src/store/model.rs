@@ -379,7 +379,7 @@ impl Told {
             (Verdict::Recorded(at), LeaseEnd::Finish(ending)) => {
                 assert_eq!(record(at), ending.state());
             }
-            (Verdict::Cancelled(at), _) => assert_eq!(record(at), TerminalState::Cancelled),
+            (Verdict::Overruled(at), _) => assert_eq!(record(at), TerminalState::Cancelled),
             (Verdict::Released, LeaseEnd::Release { .. }) => {}
             (verdict, end) => panic!("a live lease was settled with {end:?} as {verdict:?}"),
         }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use sooner::wire::{
-    BatchOptions, BatchState, CreateBatchRequest, CreateBatchResponse, RetryPolicy,
-    SubmitBatchRequest,
+    BatchOptions, BatchState, CreateBatchRequest, CreateBatchResponse, FailureAction,
+    FailurePolicy, RetryPolicy, SubmitBatchRequest,
 };
 use tonic::{Code, Status};
 
@@ -70,6 +70,21 @@ async fn the_answer_tells_how_the_batch_stands() {
             nanos: 8_000_000,
         }),
         max_parallelism: Some(2),
+        deadline: Some(prost_types::Timestamp {
+            seconds: 1_900_000_000,
+            nanos: 0,
+        }),
+        max_duration: Some(prost_types::Duration {
+            seconds: 100_000,
+            nanos: 1,
+        }),
+        enough: Some(7),
+        failure_policy: Some(FailurePolicy {
+            max_failed_items: Some(3),
+            max_failed_ratio: Some(0.25),
+            min_items: Some(0),
+            action: FailureAction::Cancel.into(),
+        }),
     });
     let told = create(&mut client, request.clone()).await.unwrap();
     let batch = told.batch.unwrap();

@@ -12,6 +12,7 @@ mod attacks;
 mod bad_bytes;
 mod bad_input;
 mod bad_questions;
+mod batch_ends;
 mod cancel_batch;
 mod cli_config;
 mod cli_get;

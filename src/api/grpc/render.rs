@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchState};
+use crate::domain::failures::{FailureAction, FailurePolicy, Failures};
 use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
@@ -35,10 +36,35 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
             priority: options.priority,
             not_before: options.not_before.map(time),
             max_parallelism: options.max_parallelism,
+            deadline: options.deadline.map(time),
+            max_duration: options.max_duration.map(duration),
+            enough: options.enough,
+            failure_policy: options.failure_policy.as_ref().map(failure_policy),
         }),
+        failure_reasons: failure_reasons(&batch.failures),
         paused: batch.paused.is_some(),
         pause_reason: batch.paused.as_deref().unwrap_or_default().to_owned(),
     }
+}
+
+fn failure_policy(policy: &FailurePolicy) -> wire::FailurePolicy {
+    let action = match policy.action {
+        FailureAction::Pause => wire::FailureAction::Pause,
+        FailureAction::Cancel => wire::FailureAction::Cancel,
+    };
+    wire::FailurePolicy {
+        max_failed_items: policy.items_max,
+        max_failed_ratio: policy.ratio_max,
+        min_items: policy.items_min,
+        action: action.into(),
+    }
+}
+
+fn failure_reasons(failures: &Failures) -> HashMap<String, u64> {
+    let reasons = failures.reasons.iter();
+    reasons
+        .map(|(reason, &count)| (reason.to_string(), count.into()))
+        .collect()
 }
 
 /// How many items are in each state.
@@ -183,6 +209,8 @@ fn batch_state(state: BatchState) -> wire::BatchState {
         BatchState::Completed => wire::BatchState::Completed,
         BatchState::Cancelling => wire::BatchState::Cancelling,
         BatchState::Cancelled => wire::BatchState::Cancelled,
+        BatchState::Failed => wire::BatchState::Failed,
+        BatchState::Expired => wire::BatchState::Expired,
     }
 }
 

@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{Code, ItemError};
+use crate::domain::failures::{FailureAction, FailurePolicy, Failures, Since};
 use crate::domain::item::{Ending, ItemSpec as Spec, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
@@ -53,6 +54,36 @@ struct OptionsBlob {
     not_before_ms: Option<i64>,
     #[prost(uint32, optional, tag = "9")]
     max_parallelism: Option<u32>,
+    #[prost(int64, optional, tag = "10")]
+    deadline_ms: Option<i64>,
+    #[prost(uint64, optional, tag = "11")]
+    max_duration_nanos: Option<u64>,
+    #[prost(uint32, optional, tag = "12")]
+    enough: Option<u32>,
+    #[prost(message, optional, tag = "13")]
+    failure_policy: Option<FailurePolicyBlob>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FailurePolicyBlob {
+    #[prost(uint32, optional, tag = "1")]
+    items_max: Option<u32>,
+    #[prost(double, optional, tag = "2")]
+    ratio_max: Option<f64>,
+    #[prost(uint32, optional, tag = "3")]
+    items_min: Option<u32>,
+    #[prost(bool, tag = "4")]
+    cancel: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FailuresBlob {
+    #[prost(map = "string, uint32", tag = "1")]
+    reasons: HashMap<String, u32>,
+    #[prost(uint32, tag = "2")]
+    since_failed: u32,
+    #[prost(uint32, tag = "3")]
+    since_terminal: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -156,6 +187,18 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
         priority: options.priority,
         not_before_ms: options.not_before.map(|at| at.0),
         max_parallelism: options.max_parallelism,
+        deadline_ms: options.deadline.map(|at| at.0),
+        max_duration_nanos: options.max_duration.map(nanos),
+        enough: options.enough,
+        failure_policy: options
+            .failure_policy
+            .as_ref()
+            .map(|policy| FailurePolicyBlob {
+                items_max: policy.items_max,
+                ratio_max: policy.ratio_max,
+                items_min: policy.items_min,
+                cancel: policy.action == FailureAction::Cancel,
+            }),
     };
     blob.encode_to_vec()
 }
@@ -167,6 +210,19 @@ pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeErr
         priority: blob.priority,
         not_before: blob.not_before_ms.map(Timestamp),
         max_parallelism: blob.max_parallelism,
+        deadline: blob.deadline_ms.map(Timestamp),
+        max_duration: blob.max_duration_nanos.map(Duration::from_nanos),
+        enough: blob.enough,
+        failure_policy: blob.failure_policy.map(|policy| FailurePolicy {
+            items_max: policy.items_max,
+            ratio_max: policy.ratio_max,
+            items_min: policy.items_min,
+            action: if policy.cancel {
+                FailureAction::Cancel
+            } else {
+                FailureAction::Pause
+            },
+        }),
         item_timeout: blob.item_timeout_nanos.map(Duration::from_nanos),
         retry: decode_retry(blob.retry),
         labels: decode_map(blob.labels),
@@ -189,6 +245,33 @@ pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeErr
         options,
         on_disconnect,
         upload,
+    })
+}
+
+/// Encodes what failed in a batch; `None` if nothing did.
+pub(crate) fn encode_failures(failures: &Failures) -> Option<Vec<u8>> {
+    let Failures { reasons, since } = failures;
+    let reasons = reasons.iter();
+    let blob = FailuresBlob {
+        reasons: reasons
+            .map(|(name, &count)| (name.to_string(), count))
+            .collect(),
+        since_failed: since.failed,
+        since_terminal: since.terminal,
+    };
+    (blob != FailuresBlob::default()).then(|| blob.encode_to_vec())
+}
+
+/// The reverse of [`encode_failures`].
+pub(crate) fn decode_failures(bytes: &[u8]) -> Result<Failures, prost::DecodeError> {
+    let blob = FailuresBlob::decode(bytes)?;
+    let reasons = blob.reasons.into_iter();
+    Ok(Failures {
+        reasons: reasons.map(|(name, count)| (name.into(), count)).collect(),
+        since: Since {
+            failed: blob.since_failed,
+            terminal: blob.since_terminal,
+        },
     })
 }
 

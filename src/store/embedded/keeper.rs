@@ -262,7 +262,10 @@ impl Keeper {
             scheduler.take_held_back()
         };
         self.count(accepted, effects.tally);
-        self.sweeps.extend(effects.cancelled);
+        for (batch, why) in effects.policy_paused {
+            tracing::warn!(batch = %batch, reason = %why, "a batch is paused: too much of it failed");
+        }
+        self.sweeps.extend(effects.ending);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
         queues.sort_unstable();

@@ -286,6 +286,19 @@ impl Store {
         Ok(verdicts)
     }
 
+    /// Ends the batches whose time is over.
+    pub async fn end_overdue(&self) -> Result<(), StoreError> {
+        let any = {
+            let scheduler = &self.0.shared.scheduler;
+            let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+            !scheduler.overdue(clock::now()).is_empty()
+        };
+        if any {
+            self.0.writer.ask(Request::EndOverdue).await?;
+        }
+        Ok(())
+    }
+
     /// Pauses a batch: once it answers, nothing of it starts until it is resumed. Attempts that run
     /// end as they will. Repeating it gives it the new reason.
     pub async fn pause_batch(&self, batch: BatchNo, reason: &str) -> Result<Batch, StoreError> {

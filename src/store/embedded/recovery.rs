@@ -6,6 +6,7 @@
 //! pending again, no attempt charged. Finished batches cost nothing here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
@@ -157,9 +158,11 @@ impl Error {
 
 fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
     let told = &row.batch;
-    let mut batch = LiveBatch::new(std::sync::Arc::clone(&told.head), told.state, told.total);
+    let mut batch = LiveBatch::new(Arc::clone(&told.head), told.state, told.total);
     batch.cancel_reason = told.cancel_reason.clone();
     batch.paused = told.paused.clone();
+    batch.cause = told.cause;
+    batch.failures = Arc::clone(&told.failures);
     // The row's counts are the truth about states; the index tells which items they are.
     let mut terminal = 0;
     rows::terminal_indexes(db, told.head.no, |index| {

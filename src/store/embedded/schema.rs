@@ -36,6 +36,8 @@ CREATE TABLE batches(
   kind          INTEGER NOT NULL,                   -- 0 submitted whole, 1 appended
   state         INTEGER NOT NULL,                   -- domain::batch::BatchState
   paused        TEXT,                               -- why it is paused, if it is
+  cause         INTEGER NOT NULL DEFAULT 0,         -- domain::batch::EndCause, 0 if it did not end early
+  failures      BLOB,                               -- codec::Failures, NULL if nothing failed
   items         INTEGER NOT NULL,
   succeeded     INTEGER NOT NULL DEFAULT 0,
   failed        INTEGER NOT NULL DEFAULT 0,
@@ -54,7 +56,7 @@ CREATE TABLE batches(
 CREATE UNIQUE INDEX batches_id ON batches(tenant, public_id);
 CREATE UNIQUE INDEX batches_request ON batches(tenant, request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX batches_live ON batches(id) WHERE state IN (1, 2, 4);
-CREATE INDEX batches_expiry ON batches(expires_ms) WHERE state IN (3, 5);
+CREATE INDEX batches_expiry ON batches(expires_ms) WHERE state IN (3, 5, 6, 7);
 
 CREATE TABLE items(
   id        INTEGER PRIMARY KEY,                    -- batch << 32 | index

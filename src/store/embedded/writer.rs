@@ -30,6 +30,8 @@ pub(crate) enum Request {
         total: u32,
     },
     Settle(Vec<Settlement>),
+    /// Ends the batches whose time is over.
+    EndOverdue,
     /// Pauses a batch, or without a reason lets it go on.
     Pause {
         batch: BatchNo,
@@ -50,6 +52,7 @@ pub(crate) enum Answer {
     Batch(Box<Batch>),
     Settled(Vec<Verdict>),
     Cancelled(CancelCounts),
+    Done,
 }
 
 /// A request and where its answer goes.
@@ -93,7 +96,7 @@ impl Request {
             Self::Settle(settlements) => {
                 settlements.iter().map(|one| 128 + one.output_bytes()).sum()
             }
-            Self::Seal { .. } | Self::Pause { .. } | Self::Cancel { .. } => 0,
+            Self::Seal { .. } | Self::EndOverdue | Self::Pause { .. } | Self::Cancel { .. } => 0,
         }
     }
 }

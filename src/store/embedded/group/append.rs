@@ -186,7 +186,7 @@ mod tests {
             let effects = group.into_effects();
             let mut scheduler = lock(&self.scheduler);
             for batch in effects.admitted {
-                scheduler.admit(batch);
+                scheduler.admit(batch, clock::now());
             }
             for no in effects.extended {
                 scheduler.batch_mut(no).unwrap().extend(clock::now());

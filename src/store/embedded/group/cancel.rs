@@ -1,11 +1,10 @@
-//! Staging cancels: the intent at once, the records of a whole batch in chunks.
+//! Staging cancels, of a batch or of some of its items.
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Group, Refusal, lock};
-use crate::base::limits;
 use crate::domain::attempt::{ItemError, Reason};
-use crate::domain::batch::{Batch, BatchEvent, BatchState};
+use crate::domain::batch::{Batch, BatchState, EndCause};
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::Ending;
 use crate::store::embedded::codec::AttemptMeta;
@@ -32,7 +31,9 @@ impl Group<'_> {
                 BatchState::Open
                 | BatchState::Running
                 | BatchState::Completed
-                | BatchState::Cancelling => Err(StoreError::Ended.into()),
+                | BatchState::Cancelling
+                | BatchState::Failed
+                | BatchState::Expired => Err(StoreError::Ended.into()),
             };
         };
         let Batch {
@@ -47,14 +48,10 @@ impl Group<'_> {
             stopping: running,
             finished,
         };
-        if batch.state != BatchState::Cancelling {
-            batch.state = batch
-                .state
-                .apply(BatchEvent::CancelAsked)
-                .map_err(|_| StoreError::Ended)?;
+        if batch.is_active() {
             batch.cancel_reason = reason.into();
-            self.effects.stops.push(batch.stop.clone());
-            self.effects.cancelled.push(no);
+            drop(scheduler);
+            self.end_early(no, EndCause::Cancelled);
         }
         Ok(counts)
     }
@@ -87,38 +84,12 @@ impl Group<'_> {
                 Fate::NeverStarted => {
                     counts.never_started += 1;
                     let id = rows::client_ids(self.db, no, index, index + 1)?.remove(0);
-                    self.end_unattempted(item, id, Reason::ITEM_CANCELLED)?;
+                    let error = ItemError::of(Reason::ITEM_CANCELLED, "cancelled before it ran");
+                    self.end_unattempted(item, id, Ending::Cancelled(error))?;
                 }
             }
         }
         Ok(counts)
-    }
-
-    /// Records up to a chunk of a cancelled batch's remaining items. Answers whether more is left.
-    pub(crate) fn sweep(&mut self, no: BatchNo) -> rusqlite::Result<bool> {
-        let (from, total) = {
-            let mut scheduler = lock(self.scheduler);
-            let Some(batch) = self.touch(&mut scheduler, no) else {
-                return Ok(false);
-            };
-            (batch.swept, batch.staged_total)
-        };
-        let to = from
-            .saturating_add(u32::try_from(limits::SWEEP_ITEMS_MAX).unwrap_or(u32::MAX))
-            .min(total);
-        for (index, id) in (from..to).zip(rows::client_ids(self.db, no, from, to)?) {
-            // Running items end by their own settlement.
-            let is_left = lock(self.scheduler).batch(no).is_some_and(|batch| {
-                !batch.is_terminal(index) && !batch.leases.contains_key(&index)
-            });
-            if is_left {
-                self.end_unattempted(ItemKey { batch: no, index }, id, Reason::BATCH_CANCELLED)?;
-            }
-        }
-        if let Some(batch) = lock(self.scheduler).batch_mut(no) {
-            batch.swept = to;
-        }
-        Ok(to < total)
     }
 
     fn stage_cancel(&mut self, item: ItemKey) -> Fate {
@@ -151,22 +122,6 @@ impl Group<'_> {
                 meta,
             },
         )
-    }
-
-    fn end_unattempted(
-        &mut self,
-        item: ItemKey,
-        id: Option<Box<str>>,
-        reason: Reason,
-    ) -> rusqlite::Result<()> {
-        let past = lock(self.scheduler)
-            .batch(item.batch)
-            .and_then(|batch| batch.pasts.get(&item.index))
-            .copied();
-        let error = ItemError::of(reason, "cancelled before it ran");
-        let mut record = rows::unattempted(item.index, id, Ending::Cancelled(error), self.now);
-        record.attempts = past.unwrap_or_default().spent;
-        self.record(item.batch, record, 0).map(|_| ())
     }
 }
 

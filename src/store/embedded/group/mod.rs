@@ -7,12 +7,13 @@
 
 mod append;
 mod cancel;
+mod early;
 mod pause;
 mod settle;
 mod submit;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ use super::rows;
 use super::scheduler::{LiveBatch, Past, Scheduler, Undo};
 use super::writer::{Answer, Request};
 use crate::base::clock::Timestamp;
-use crate::domain::batch::{BatchEvent, BatchState};
-use crate::domain::ids::{BatchNo, ItemKey, Sequence};
-use crate::domain::item::Record;
+use crate::domain::batch::{BatchEvent, BatchState, EndCause};
+use crate::domain::failures::Failures;
+use crate::domain::ids::{BatchId, BatchNo, ItemKey, Sequence};
+use crate::domain::item::{Ending, Record};
 use crate::domain::tally::Tally;
 use crate::store::StoreError;
 
@@ -56,8 +58,10 @@ pub(crate) struct Effects {
     pub(crate) ended: Vec<ItemKey>,
     /// Whom to ask to stop.
     pub(crate) stops: Vec<CancellationToken>,
-    /// Batches of which remaining items are to be recorded as cancelled.
-    pub(crate) cancelled: Vec<BatchNo>,
+    /// Batches that end early, whose remaining items are to be recorded.
+    pub(crate) ending: Vec<BatchNo>,
+    /// Batches that their failure policy paused.
+    pub(crate) policy_paused: Vec<(BatchId, Box<str>)>,
     /// Batches that are over.
     pub(crate) retired: Vec<BatchNo>,
     /// Batches about which something changed.
@@ -70,6 +74,8 @@ struct Before {
     total: u32,
     cancel_reason: Box<str>,
     paused: Option<Box<str>>,
+    cause: Option<EndCause>,
+    failures: Arc<Failures>,
     swept: u32,
 }
 
@@ -136,6 +142,10 @@ impl<'a> Group<'a> {
                 let verdicts = settlements.iter().map(|settlement| self.settle(settlement));
                 verdicts.collect::<Result<_, _>>().map(Answer::Settled)
             }
+            Request::EndOverdue => {
+                self.end_overdue();
+                Ok(Answer::Done)
+            }
             Request::Pause { batch, reason } => {
                 let paused = self.pause(*batch, reason.as_deref());
                 paused.map(|batch| Answer::Batch(Box::new(batch)))
@@ -166,7 +176,7 @@ impl<'a> Group<'a> {
                 .expect("a touched batch is not over yet");
             let all_ended = batch.tally.terminal() == batch.staged_total;
             let over = all_ended
-                .then(|| batch.state.apply(BatchEvent::ItemsEnded).ok())
+                .then(|| batch.state.apply(BatchEvent::ItemsEnded(batch.cause)).ok())
                 .flatten();
             if batch.state != BatchState::Open
                 && let Some(ids) = &mut batch.ids
@@ -212,6 +222,8 @@ impl<'a> Group<'a> {
             batch.staged_total = before.total;
             batch.cancel_reason = before.cancel_reason;
             batch.paused = before.paused;
+            batch.cause = before.cause;
+            batch.failures = before.failures;
             batch.swept = before.swept;
             if let Some(ids) = &mut batch.ids {
                 ids.take_back(before.total);
@@ -229,12 +241,23 @@ impl<'a> Group<'a> {
     ) -> rusqlite::Result<Sequence> {
         let index = record.index;
         let item = ItemKey { batch: no, index };
-        {
+        let is_judged = {
             let mut scheduler = lock(self.scheduler);
             self.touch(&mut scheduler, no);
             let state = record.ending.state();
             record.sequence = scheduler.end(item, state, &mut self.undo);
             *self.effects.tally.of(state) += 1;
+            let batch = scheduler
+                .batch_mut(no)
+                .expect("a batch is let go only after a commit");
+            if let Ending::Failed(error) | Ending::Expired(error) = &record.ending {
+                Arc::make_mut(&mut batch.failures).count(&error.reason);
+            }
+            let options = &batch.head.options;
+            options.enough.is_some() || options.failure_policy.is_some()
+        };
+        if is_judged {
+            self.judge(no);
         }
         rows::insert_result(self.db, no, &record, nonce)?;
         self.effects.ended.push(item);
@@ -253,6 +276,8 @@ impl<'a> Group<'a> {
             total: batch.staged_total,
             cancel_reason: batch.cancel_reason.clone(),
             paused: batch.paused.clone(),
+            cause: batch.cause,
+            failures: Arc::clone(&batch.failures),
             swept: batch.swept,
         });
         Some(batch)

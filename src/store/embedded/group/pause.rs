@@ -1,5 +1,7 @@
 //! Staging a pause of a batch and its end.
 
+use std::sync::Arc;
+
 use super::{Group, Refusal, lock};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
@@ -18,6 +20,10 @@ impl Group<'_> {
         };
         if !batch.is_active() {
             return Err(StoreError::Ended.into());
+        }
+        if batch.paused.is_some() && reason.is_none() {
+            let tally = batch.tally;
+            Arc::make_mut(&mut batch.failures).resume(&tally);
         }
         batch.paused = reason.map(Into::into);
         let snapshot = batch.snapshot();

@@ -3,29 +3,34 @@
 use super::{Group, Refusal, lock};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::batch::EndCause;
 use crate::domain::ids::{LeaseToken, Sequence};
 use crate::domain::item::{Ending, Record};
 use crate::store::embedded::codec::AttemptMeta;
 use crate::store::embedded::rows::{self, AttemptKind, AttemptRow};
-use crate::store::embedded::scheduler::{Past, Standing};
+use crate::store::embedded::scheduler::{LiveBatch, Past, Standing};
 use crate::store::{LeaseEnd, Settlement, StoreError, Verdict};
 
 impl Group<'_> {
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Verdict, Refusal> {
         let token = settlement.token;
-        let (standing, by_batch) = {
+        let (standing, cause) = {
             let scheduler = lock(self.scheduler);
             let batch = scheduler.batch(token.item.batch);
-            (
-                scheduler.standing(token),
-                batch.is_some_and(|batch| !batch.is_active()),
-            )
+            let ending = batch.filter(|batch| !batch.is_active());
+            (scheduler.standing(token), ending.map(LiveBatch::cause))
         };
+        let lets_succeed = cause.is_none_or(EndCause::lets_succeed);
         match (standing, &settlement.end) {
-            (Standing::Held, LeaseEnd::Finish(ending))
-            | (Standing::Cancelled, LeaseEnd::Finish(ending @ Ending::Succeeded(_))) => self
+            (Standing::Held, LeaseEnd::Finish(ending)) => self
                 .finish(settlement, ending.clone())
                 .map(Verdict::Recorded),
+            (Standing::Cancelled, LeaseEnd::Finish(ending @ Ending::Succeeded(_)))
+                if lets_succeed =>
+            {
+                self.finish(settlement, ending.clone())
+                    .map(Verdict::Recorded)
+            }
             (
                 Standing::Held,
                 LeaseEnd::Release {
@@ -38,14 +43,14 @@ impl Group<'_> {
                 Ok(Verdict::Released)
             }
             (Standing::Cancelled, LeaseEnd::Finish(_) | LeaseEnd::Release { .. }) => {
-                let reason = if by_batch {
-                    Reason::BATCH_CANCELLED
-                } else {
-                    Reason::ITEM_CANCELLED
+                let ending = match cause {
+                    Some(cause) => cause.ending("its batch ended while it ran"),
+                    None => {
+                        let told = "cancelled while it ran";
+                        Ending::Cancelled(ItemError::of(Reason::ITEM_CANCELLED, told))
+                    }
                 };
-                let error = ItemError::of(reason, "cancelled while it ran");
-                self.finish(settlement, Ending::Cancelled(error))
-                    .map(Verdict::Cancelled)
+                self.finish(settlement, ending).map(Verdict::Overruled)
             }
             (Standing::Lost, _) => Ok(Verdict::Superseded),
             (Standing::Terminal | Standing::Gone, _) => {

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{Sql, cached, crc, damaged};
 use crate::base::clock::Timestamp;
-use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
+use crate::domain::failures::Failures;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, RequestId};
 use crate::domain::tally::Tally;
@@ -18,7 +19,7 @@ use crate::store::{Content, Key, Mismatch, NewBatch, StoreError};
 const TENANT: &str = "default";
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
-     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused";
+     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
     cached(
         db,
         "UPDATE batches SET state=?, items=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
-         finished_ms=?, cancel_reason=?, paused=? WHERE id=?",
+         finished_ms=?, cancel_reason=?, paused=?, cause=?, failures=? WHERE id=?",
     )?
     .execute(params![
         batch.state as u8,
@@ -92,6 +93,8 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
         batch.finished.map(|at| at.0),
         batch.cancel_reason,
         batch.paused,
+        batch.cause.map_or(0, |cause| cause as u8),
+        codec::encode_failures(&batch.failures),
         batch.head.no.0,
     ])?;
     Ok(())
@@ -180,6 +183,12 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     let appended = row.get::<_, i64>(17)? == 1;
     let state =
         BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
+    let failures = match row.get_ref(20)?.as_blob_or_null()? {
+        Some(blob) => {
+            codec::decode_failures(blob).map_err(|_| damaged(20, "failures of a batch"))?
+        }
+        None => Failures::default(),
+    };
     let head = BatchHead {
         no: BatchNo(row.get(0)?),
         id: BatchId::parse(row.get_ref(1)?.as_str()?).map_err(|_| damaged(1, "id of a batch"))?,
@@ -206,6 +215,8 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
             finished: row.get::<_, Option<i64>>(10)?.map(Timestamp),
             cancel_reason: row.get::<_, String>(11)?.into(),
             paused: row.get::<_, Option<String>>(18)?.map(Into::into),
+            cause: EndCause::from_number(row.get(19)?),
+            failures: Arc::new(failures),
         },
         fingerprint: Fingerprint(row.get(15)?),
         last_sequence: row.get(16)?,

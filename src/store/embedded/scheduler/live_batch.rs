@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::bitmap::Bitmap;
 use crate::base::clock::Timestamp;
 use crate::base::limits;
-use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
+use crate::domain::failures::Failures;
 use crate::domain::ids::Sequence;
 use crate::domain::item::TerminalState;
 use crate::domain::tally::Tally;
@@ -65,6 +66,10 @@ pub(crate) struct LiveBatch {
     pub(crate) staged_total: u32,
     /// Why it was cancelled, as staged.
     pub(crate) cancel_reason: Box<str>,
+    /// Why it ends early, if it does, as staged.
+    pub(crate) cause: Option<EndCause>,
+    /// What failed, as staged.
+    pub(crate) failures: Arc<Failures>,
     /// Why it is paused, if it is, as staged.
     pub(crate) paused: Option<Box<str>>,
     /// Terminal items by state.
@@ -101,6 +106,8 @@ impl LiveBatch {
             staged_total: total,
             cancel_reason: "".into(),
             paused: None,
+            cause: None,
+            failures: Arc::default(),
             tally: Tally::default(),
             stop: CancellationToken::new(),
             leases: HashMap::new(),
@@ -143,12 +150,32 @@ impl LiveBatch {
             finished: None,
             cancel_reason: self.cancel_reason.clone(),
             paused: self.paused.clone(),
+            cause: self.cause,
+            failures: Arc::clone(&self.failures),
         }
     }
 
     /// Whether `index` has its result.
     pub(crate) fn is_terminal(&self, index: u32) -> bool {
         self.terminal.contains(index)
+    }
+
+    /// When its time is over, and why then.
+    pub(crate) fn ends_at(&self) -> Option<(Timestamp, EndCause)> {
+        let BatchHead {
+            options, created, ..
+        } = &*self.head;
+        let deadline = options.deadline.map(|at| (at, EndCause::Deadline));
+        let lasted = options
+            .max_duration
+            .map(|most| (created.plus(most), EndCause::MaxDuration));
+        let both = deadline.into_iter().chain(lasted);
+        both.min_by_key(|&(at, _)| at)
+    }
+
+    /// Why it ends early.
+    pub(crate) fn cause(&self) -> EndCause {
+        self.cause.unwrap_or(EndCause::Cancelled)
     }
 
     /// Whether items may be granted, now or later.

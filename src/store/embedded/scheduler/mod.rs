@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
 use self::turns::Turns;
 use crate::base::clock::Timestamp;
-use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
 use crate::domain::item::TerminalState;
 
@@ -38,6 +38,8 @@ pub(crate) struct Scheduler {
     batches: HashMap<BatchNo, LiveBatch>,
     queues: HashMap<QueueName, Rotation>,
     leases: usize,
+    /// When the time of batches is over that have a limit.
+    time_limits: BTreeSet<(Timestamp, BatchNo)>,
     /// The marked item that runs, or waits to run, with nothing beside it.
     alone: Option<Marked>,
     /// The marked item that runs.
@@ -112,6 +114,9 @@ impl Scheduler {
     /// Takes a batch in. Its items are due at once, but those with a past, which [`Scheduler::resume`] places.
     pub(crate) fn admit(&mut self, batch: LiveBatch, now: Timestamp) {
         let no = batch.head.no;
+        if let Some((at, _)) = batch.ends_at() {
+            self.time_limits.insert((at, no));
+        }
         self.batches.insert(no, batch);
         self.wake(no, now);
     }
@@ -136,12 +141,25 @@ impl Scheduler {
 
     /// Lets a batch go that is over.
     pub(crate) fn retire(&mut self, no: BatchNo) {
-        self.batches.remove(&no);
+        let batch = self.batches.remove(&no);
+        if let Some((at, _)) = batch.and_then(|batch| batch.ends_at()) {
+            self.time_limits.remove(&(at, no));
+        }
     }
 
     /// The batches that are not over. Whoever walks through them all holds everybody up meanwhile.
     pub(crate) fn batches(&self) -> impl ExactSizeIterator<Item = &LiveBatch> {
         self.batches.values()
+    }
+
+    /// The active batches whose time is over, and why.
+    pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(BatchNo, EndCause)> {
+        let over = self.time_limits.range(..=(now, BatchNo(u32::MAX)));
+        let active = over.filter_map(|&(_, no)| {
+            let batch = self.batches.get(&no).filter(|batch| batch.is_active())?;
+            Some((no, batch.ends_at()?.1))
+        });
+        active.collect()
     }
 
     /// Puts a batch in line, unless it is there.

@@ -286,7 +286,7 @@ fn a_cancelled_batch_gets_no_more_grants() {
     story.admit(1, 3);
     let token = story.tokens(1)[0];
     let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
-    batch.state = batch.state.apply(BatchEvent::CancelAsked).unwrap();
+    batch.state = batch.state.apply(BatchEvent::EndAsked).unwrap();
     assert_eq!(story.grant(5), []);
     assert_eq!(story.scheduler.standing(token), Standing::Cancelled);
 }
