@@ -87,9 +87,6 @@ async fn a_batch_ends_once_enough_of_it_succeeded() {
     );
 }
 
-const FAILS: &str =
-    "[queues.default]\nhandler = { exec = [\"false\"] }\nretry = { max_attempts = 1 }\nslots = 1\n";
-
 fn policy(action: FailureAction) -> BatchOptions {
     BatchOptions {
         failure_policy: Some(FailurePolicy {
@@ -103,12 +100,18 @@ fn policy(action: FailureAction) -> BatchOptions {
 
 #[tokio::test]
 async fn a_batch_that_fails_too_much_is_paused_and_one_call_goes_on() {
-    let setup = ServerSetup::new(FAILS);
+    let setup = ServerSetup::new(
+        "[queues.default]\nhandler = { exec = [\"sh\", \"-c\", \"cat $0; exit 1\", \"{}\"] }\n\
+         retry = { max_attempts = 1 }\nslots = 1\n",
+    );
+    let gates = Gates::new(&setup, ["a", "b", "c", "d"]);
     let server = setup.start();
     let mut client = server.client().await;
-    let items: Vec<_> = (0..4).map(|_| item("x")).collect();
+    let items = ["a", "b", "c", "d"].map(|name| gates.item(name)).into();
     let options = policy(FailureAction::Pause);
     create(&mut client, items, options).await.unwrap();
+    gates.open("a").await;
+    gates.open("b").await;
     let paused = within(async {
         loop {
             let batch = client.batch("batch").await.unwrap();
@@ -120,12 +123,15 @@ async fn a_batch_that_fails_too_much_is_paused_and_one_call_goes_on() {
     .await;
     assert_eq!(paused.pause_reason, "failure policy: 2 items failed");
     assert_eq!(paused.failure_reasons["EXIT_1"], 2);
-    assert_eq!(paused.counts.unwrap().pending, 2);
+    // The slot was free for c before b's failure was durable, perhaps; it is not for d.
+    assert!(paused.counts.unwrap().pending >= 1);
     assert!(setup.log().contains("failure policy: 2 items failed"));
     let request = ResumeBatchRequest {
         batch_id: "batch".into(),
     };
     within(client.stub.resume_batch(request)).await.unwrap();
+    gates.open("c").await;
+    gates.open("d").await;
     let over = client.batch_when_over("batch").await;
     assert_eq!(over.state(), BatchState::Completed);
     assert_eq!(over.failure_reasons["EXIT_1"], 4);
@@ -133,21 +139,22 @@ async fn a_batch_that_fails_too_much_is_paused_and_one_call_goes_on() {
 
 #[tokio::test]
 async fn a_batch_that_fails_too_much_ends_if_it_asked_for_that() {
-    let setup = ServerSetup::new(FAILS);
+    let setup = ServerSetup::new(
+        "[queues.default]\nhandler = { exec = [\"false\"] }\nretry = { max_attempts = 1 }\nslots = 1\n",
+    );
     let server = setup.start();
     let mut client = server.client().await;
-    let items: Vec<_> = (0..4).map(|_| item("x")).collect();
+    let items: Vec<_> = (0..1000).map(|_| item("x")).collect();
     let options = policy(FailureAction::Cancel);
     create(&mut client, items, options).await.unwrap();
     let over = client.batch_when_over("batch").await;
     assert_eq!(over.state(), BatchState::Failed);
-    let failed = fate(ItemState::Failed, "EXIT_1");
+    let counts = over.counts.unwrap();
+    assert!(counts.failed >= 2 && counts.cancelled > 0, "{counts:?}");
+    assert_eq!(counts.failed + counts.cancelled, 1000);
+    let fates = fates(client.results("batch", 0).await);
     let cancelled = fate(ItemState::Cancelled, "FAILURE_POLICY");
-    let results = client.results("batch", 0).await;
-    assert_eq!(
-        fates(results),
-        [failed.clone(), failed, cancelled.clone(), cancelled]
-    );
+    assert_eq!(fates.last(), Some(&cancelled));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sooner::wire::{
     BatchOptions, BatchState, CreateBatchRequest, CreateBatchResponse, FailureAction,
-    FailurePolicy, RetryPolicy, SubmitBatchRequest,
+    FailurePolicy, ItemState, RetryPolicy, SubmitBatchRequest,
 };
 use tonic::{Code, Status};
 
@@ -104,6 +104,9 @@ async fn the_answer_tells_how_the_batch_stands() {
     assert_eq!((batch.finish_time, batch.last_sequence), (None, 0));
     gates.open("a").await;
     let gate = gates.arrival("b").await;
+    // The slot is free for b once a has ended, which is a moment before that is durable.
+    let first = client.item_when_over("batch", "a").await;
+    assert_eq!(first.state(), ItemState::Succeeded);
     let again = create(&mut client, request).await.unwrap();
     let batch_now = again.batch.unwrap();
     assert!(!again.created);

@@ -23,7 +23,7 @@ impl Store {
             ..Backlog::default()
         };
         for batch in scheduler.batches() {
-            let running = batch.leases.len() as u64;
+            let running = u64::from(batch.running());
             let open = u64::from(batch.staged_total.saturating_sub(batch.tally.terminal()));
             backlog.running += running;
             backlog.pending += open.saturating_sub(running);

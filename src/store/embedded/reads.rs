@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use tokio::sync::watch;
 
+use super::scheduler::LiveBatch;
 use super::{Store, rows};
 use crate::base::limits;
 use crate::domain::batch::{Batch, BatchState};
@@ -148,11 +149,11 @@ impl Store {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let live = scheduler.batch(batch);
-            let lease = live.and_then(|live| live.leases.get(&index));
+            let running = live.and_then(|live| live.running_attempt(index));
             let past = live.and_then(|live| live.pasts.get(&index));
             (
-                lease.map(|lease| lease.attempt),
-                past.filter(|_| lease.is_none()).map(|past| past.since),
+                running,
+                past.filter(|_| running.is_none()).map(|past| past.since),
             )
         };
         let view = self.0.readers.run(move |db, _| {
@@ -216,11 +217,9 @@ impl Store {
             .scheduler
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let leases = scheduler
-            .batch(batch.head.no)
-            .map_or(0, |live| live.leases.len());
+        let leases = scheduler.batch(batch.head.no).map_or(0, LiveBatch::running);
         // A lease may outlive its item's record for a moment; the counts sum to the total all the same.
         let open = batch.total - batch.tally.terminal();
-        batch.running = u32::try_from(leases).unwrap_or(u32::MAX).min(open);
+        batch.running = leases.min(open);
     }
 }

@@ -217,6 +217,24 @@ impl Client {
         Ok(found.into_inner().item.unwrap())
     }
 
+    /// An item once it is terminal.
+    pub(crate) async fn item_when_over(&mut self, batch_id: &str, item_id: &str) -> Item {
+        let wait = prost_types::Duration {
+            seconds: 50,
+            nanos: 0,
+        };
+        let request = GetItemRequest {
+            batch_id: batch_id.into(),
+            item_id: item_id.into(),
+            wait: Some(wait),
+            ..GetItemRequest::default()
+        };
+        let found = within(self.stub.get_item(request)).await.unwrap();
+        let item = found.into_inner().item.unwrap();
+        assert!(item.result.is_some(), "still going on: {item:?}");
+        item
+    }
+
     /// Cancels a batch, or some of its items.
     pub(crate) async fn cancel(
         &mut self,

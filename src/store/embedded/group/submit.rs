@@ -15,7 +15,7 @@ impl Group<'_> {
         if let Some(row) = self.earlier(new)? {
             let mut batch = row.batch;
             if let Some(live) = lock(self.scheduler).batch(batch.head.no) {
-                batch.running = live.snapshot().running;
+                batch.running = live.running();
             }
             return Ok(Created::Existing(batch));
         }

@@ -78,6 +78,8 @@ pub(crate) struct LiveBatch {
     pub(crate) stop: CancellationToken,
     /// Live leases by item.
     pub(crate) leases: HashMap<u32, LiveLease>,
+    /// Attempts by item whose end is staged and not durable yet: they still run for whoever asks.
+    pub(crate) ending: HashMap<u32, u32>,
     /// Items with a past that are not terminal.
     pub(crate) pasts: HashMap<u32, Past>,
     /// The ids of its items while it is open.
@@ -111,6 +113,7 @@ impl LiveBatch {
             tally: Tally::default(),
             stop: CancellationToken::new(),
             leases: HashMap::new(),
+            ending: HashMap::new(),
             pasts: HashMap::new(),
             ids: (state == BatchState::Open).then(Box::default),
             swept: 0,
@@ -153,6 +156,17 @@ impl LiveBatch {
             cause: self.cause,
             failures: Arc::clone(&self.failures),
         }
+    }
+
+    /// The number of the attempt of `index` that runs as far as is durable.
+    pub(crate) fn running_attempt(&self, index: u32) -> Option<u32> {
+        let lease = self.leases.get(&index).map(|lease| lease.attempt);
+        lease.or_else(|| self.ending.get(&index).copied())
+    }
+
+    /// Items whose attempt runs as far as is durable.
+    pub(crate) fn running(&self) -> u32 {
+        u32::try_from(self.leases.len() + self.ending.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether `index` has its result.

@@ -289,11 +289,11 @@ impl Scheduler {
 
     /// Stages the end of a lease without a result.
     pub(crate) fn end_lease(&mut self, item: ItemKey, undo: &mut Vec<Undo>) {
-        let lease = self
-            .batches
-            .get_mut(&item.batch)
-            .and_then(|batch| batch.leases.remove(&item.index));
-        if let Some(lease) = lease {
+        let Some(batch) = self.batches.get_mut(&item.batch) else {
+            return;
+        };
+        if let Some(lease) = batch.leases.remove(&item.index) {
+            batch.ending.insert(item.index, lease.attempt);
             self.leases -= 1;
             undo.push(Undo::Lease { item, lease });
         }
@@ -328,6 +328,7 @@ impl Scheduler {
                 }
                 Undo::Lease { item, lease } => {
                     if let Some(batch) = self.batches.get_mut(&item.batch) {
+                        batch.ending.remove(&item.index);
                         batch.leases.insert(item.index, lease);
                         self.leases += 1;
                     }
@@ -347,8 +348,11 @@ impl Scheduler {
     pub(crate) fn ended(&mut self, item: ItemKey, now: Timestamp) -> bool {
         self.marked_running.take_if(|running| *running == item);
         self.alone.take_if(|alone| alone.item == item);
-        let batch = self.batches.get(&item.batch);
-        let bounded = batch.is_some_and(|batch| batch.head.options.max_parallelism.is_some());
+        let Some(batch) = self.batches.get_mut(&item.batch) else {
+            return false;
+        };
+        batch.ending.remove(&item.index);
+        let bounded = batch.head.options.max_parallelism.is_some();
         if bounded {
             self.wake(item.batch, now);
         }
