@@ -142,7 +142,7 @@ pub const PAGE_BYTES_MAX: usize = 64 << 10;
 /// How long one read transaction may last: while it is open the WAL cannot shrink.
 pub const READ_MAX: Duration = Duration::from_secs(1);
 
-/// Threads that read from the store.
+/// Threads that read from the store for those who follow and look up.
 pub const READERS: usize = 2;
 
 /// Outcomes that may wait for the settler: two groups' worth, one being written, one gathering.

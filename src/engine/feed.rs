@@ -63,19 +63,7 @@ pub enum Turn {
 impl Engine {
     /// A reader of `batch` behind `cursor`.
     pub fn follow(&self, batch: &Batch, cursor: Order) -> Result<Feed> {
-        let ahead = match cursor {
-            Order::Completion(after) => after > batch.last_sequence(),
-            Order::Index(after) => after > batch.total,
-        };
-        if ahead {
-            let last = batch.last_sequence().0;
-            let message =
-                format!("the cursor is ahead of the journal, whose last sequence is {last}");
-            let error = Error::new(ErrorKind::OutOfRange, "CURSOR_AHEAD", message);
-            return Err(error
-                .with("last_sequence", last)
-                .with("batch_id", &batch.head.id));
-        }
+        check_cursor(batch, cursor)?;
         let hint = self.0.store.journal_hint(batch.head.no);
         self.metrics().watchers.inc();
         Ok(Feed {
@@ -91,6 +79,24 @@ impl Engine {
             asked: None,
         })
     }
+}
+
+/// A cursor ahead of the journal means that the server lost what it had shown, or that the batch is
+/// another one: nobody should wait for that.
+pub(super) fn check_cursor(batch: &Batch, cursor: Order) -> Result<()> {
+    let ahead = match cursor {
+        Order::Completion(after) => after > batch.last_sequence(),
+        Order::Index(after) => after > batch.total,
+    };
+    if !ahead {
+        return Ok(());
+    }
+    let last = batch.last_sequence().0;
+    let message = format!("the cursor is ahead of the journal, whose last sequence is {last}");
+    let error = Error::new(ErrorKind::OutOfRange, "CURSOR_AHEAD", message);
+    Err(error
+        .with("last_sequence", last)
+        .with("batch_id", &batch.head.id))
 }
 
 impl Feed {

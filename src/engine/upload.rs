@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Engine;
+use super::feed::check_cursor;
 use super::submission::parsed;
 use super::uploads::Attachment;
+use super::{Engine, Order};
 use crate::base::entropy;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::fingerprint::fingerprint;
-use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
+use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Sequence};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +31,8 @@ pub struct UploadStart {
     pub options: BatchOptions,
     /// What becomes of it when nobody goes on with it.
     pub terms: UploadTerms,
+    /// The last result that its caller has seen.
+    pub after: Sequence,
     /// Whether it must be there already; then queue and settings may be left out.
     pub resume: bool,
 }
@@ -86,11 +89,14 @@ impl Engine {
     /// superseded.
     pub async fn open_upload(&self, start: UploadStart) -> Result<Upload> {
         self.check_not_draining()?;
+        let cursor = Order::Completion(start.after);
         let (batch, created) = if start.resume {
             (self.earlier_upload(&start).await?, false)
         } else {
             self.new_upload(start).await?
         };
+        // Before it takes anybody's place.
+        check_cursor(&batch, cursor)?;
         let attachment = self.0.uploads.attach(&batch).await;
         // Read after the attach: from now on only this caller appends, but for the one chunk that an
         // earlier one may have under way, and an end by the open timeout is in it.

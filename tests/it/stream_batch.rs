@@ -236,6 +236,24 @@ async fn a_wrong_chunk_changes_nothing_and_the_batch_stays_open() {
 }
 
 #[tokio::test]
+async fn a_cursor_ahead_is_refused_and_takes_nobodys_place() {
+    let (_setup, server, client) = echo().await;
+    let mut upload = open(&client, "u").await;
+    let other = server.client().await;
+    let ahead = StreamStart {
+        after_sequence: 1,
+        ..upload_start("u")
+    };
+    let refused = UploadCall::open(&other, ahead).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), &*reason(&refused)),
+        (Code::OutOfRange, "CURSOR_AHEAD")
+    );
+    upload.items(0, numbers(0..1)).await;
+    upload.durable(1).await;
+}
+
+#[tokio::test]
 async fn a_wrong_total_seals_nothing() {
     let (_setup, _server, mut client) = echo().await;
     let mut upload = open(&client, "u").await;

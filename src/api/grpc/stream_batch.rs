@@ -21,7 +21,6 @@ use super::render;
 use super::violations::INVALID_FIELD;
 use crate::base::limits;
 use crate::domain::batch::BatchState;
-use crate::domain::ids::Sequence;
 use crate::engine::{AppendError, Order, Upload, UploadStart};
 use crate::error::{Error, ErrorKind, FieldViolation, Result};
 use crate::wire::stream_batch_request::Message as Asked;
@@ -34,7 +33,6 @@ use crate::wire::{
 /// A checked start.
 pub(super) struct Start {
     pub(super) upload: UploadStart,
-    pub(super) after: Sequence,
     pub(super) omit_output: bool,
     pub(super) progress: Duration,
 }
@@ -66,14 +64,13 @@ impl BatchApi {
         let mut requests = request.into_inner();
         let start = first(deadline, &mut requests).await?;
         let start = convert::start(start)?;
+        let after = start.upload.after;
         let terms = self.terms(deadline, Some(start.progress))?;
         let upload = deadline
             .bound(self.engine().open_upload(start.upload))
             .await?;
         let batch = upload.batch().clone();
-        let feed = self
-            .engine()
-            .follow(&batch, Order::Completion(start.after))?;
+        let feed = self.engine().follow(&batch, Order::Completion(after))?;
         let reading = self.engine().attach(&batch);
         let reader = Reader::new(feed, batch.clone(), reading, terms);
         let omit_output = start.omit_output;

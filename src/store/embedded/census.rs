@@ -36,7 +36,7 @@ impl Store {
     /// What it takes up on its disk. Asks the file system, on a reading thread: it may be slow.
     pub async fn footprint(&self) -> Result<Footprint, StoreError> {
         // Before it is a read itself.
-        let oldest_read = self.0.readers.oldest();
+        let oldest_read = self.0.readers.oldest().max(self.0.inputs.oldest());
         let database = self.0.shared.dir.database();
         let log = self.0.shared.dir.wal();
         let sizes = self.0.readers.run(move |_, _| {

@@ -121,7 +121,7 @@ impl Store {
         let mut keys: Vec<_> = grants.iter().map(|grant| grant.token.item).collect();
         keys.sort_unstable();
         self.0
-            .readers
+            .inputs
             .run(move |db, _| {
                 let mut specs = HashMap::with_capacity(keys.len());
                 for batch in keys.chunk_by(|left, right| left.batch == right.batch) {

@@ -44,8 +44,8 @@ use self::reader::Readers;
 use self::scheduler::Scheduler;
 use self::schema::Role;
 use self::writer::{Answer, Request, Writer};
-use crate::base::clock;
 use crate::base::metrics::Metrics;
+use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
@@ -73,7 +73,10 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     writer: Writer,
+    /// For those who follow and look up.
     readers: Readers,
+    /// For the inputs of leases alone: an attempt must not wait behind a thousand watchers' pages.
+    inputs: Readers,
     checkpointer: Checkpointer,
     /// Held while it is closed.
     close: Mutex<()>,
@@ -179,7 +182,8 @@ impl Store {
         let checkpoints = Arc::new(Checkpoints::new(Arc::clone(&options.metrics)));
         let checkpointer =
             Checkpointer::start(&path, Arc::clone(&checkpoints), fatal.clone()).map_err(sqlite)?;
-        let readers = Readers::start(&path).map_err(sqlite)?;
+        let readers = Readers::start(&path, limits::READERS).map_err(sqlite)?;
+        let inputs = Readers::start(&path, 1).map_err(sqlite)?;
         let shared = Arc::new(Shared {
             dir,
             scheduler: Mutex::new(restored.scheduler),
@@ -204,6 +208,7 @@ impl Store {
                 shared,
                 writer,
                 readers,
+                inputs,
                 checkpointer,
                 close: Mutex::default(),
             })),
@@ -233,6 +238,7 @@ impl Store {
         let _alone = self.0.close.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.shared.closing.store(true, Ordering::Relaxed);
         self.0.readers.stop();
+        self.0.inputs.stop();
         self.0.checkpointer.stop();
         self.0.writer.stop();
         self.0.shared.release();

@@ -35,13 +35,13 @@ struct Reading {
 }
 
 impl Readers {
-    /// Starts the threads on the store at `path`.
-    pub(crate) fn start(path: &Path) -> rusqlite::Result<Self> {
+    /// Starts so many threads on the store at `path`.
+    pub(crate) fn start(path: &Path, count: usize) -> rusqlite::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Read>();
         let queue = Arc::new(Mutex::new(queue));
         let mut readings = Vec::new();
         let mut threads = Vec::new();
-        for _ in 0..limits::READERS {
+        for _ in 0..count {
             let db = schema::connect(path, Role::Reader)?;
             let reading = Arc::new(Reading {
                 interrupt: db.get_interrupt_handle(),

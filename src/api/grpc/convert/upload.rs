@@ -57,11 +57,11 @@ pub(in crate::api::grpc) fn start(wire: wire::StreamStart) -> Result<Start> {
             open_timeout,
             on_open_timeout,
         },
+        after: Sequence(u32::try_from(wire.after_sequence).unwrap_or(u32::MAX)),
         resume: wire.resume,
     };
     wrong.or(Start {
         upload,
-        after: Sequence(u32::try_from(wire.after_sequence).unwrap_or(u32::MAX)),
         omit_output: wire.omit_output,
         progress: progress.unwrap_or(limits::PROGRESS_INTERVAL_DEFAULT),
     })
