@@ -38,6 +38,15 @@ pub(super) fn batch(batch: &wire::Batch) -> String {
     if !batch.cancel_reason.is_empty() {
         facts.say("cancelled", preview(&batch.cancel_reason, SHOWN_CHARS_MAX));
     }
+    if batch.paused {
+        let why = preview(&batch.pause_reason, SHOWN_CHARS_MAX);
+        facts.say("paused", if why.is_empty() { "yes" } else { &why });
+    }
+    let mut reasons: Vec<_> = batch.failure_reasons.iter().collect();
+    reasons.sort_unstable_by_key(|&(reason, count)| (std::cmp::Reverse(*count), reason));
+    for (reason, count) in reasons {
+        facts.say("failures", format!("{count} {reason}"));
+    }
     let mut labels: Vec<_> = batch.labels.iter().collect();
     labels.sort_unstable();
     for (name, value) in labels {

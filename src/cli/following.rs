@@ -182,9 +182,12 @@ async fn watch_once(
 /// The exit code that says how a batch has ended.
 pub(super) fn exit_of(batch: &wire::Batch) -> Exit {
     let counts = batch.counts.unwrap_or_default();
+    let ended_badly = [wire::BatchState::Failed, wire::BatchState::Expired];
     if batch.state == i32::from(wire::BatchState::Cancelled) {
         Exit::Cancelled
-    } else if counts.failed + counts.expired > 0 {
+    } else if counts.failed + counts.expired > 0
+        || ended_badly.map(i32::from).contains(&batch.state)
+    {
         Exit::ItemsFailed
     } else {
         Exit::Success

@@ -200,6 +200,8 @@ pub(super) fn batch_state(number: i32) -> &'static str {
         Ok(State::Completed) => "completed",
         Ok(State::Cancelling) => "cancelling",
         Ok(State::Cancelled) => "cancelled",
+        Ok(State::Failed) => "failed",
+        Ok(State::Expired) => "expired",
         Ok(State::Unspecified) | Err(_) => "unknown",
     }
 }

@@ -226,6 +226,7 @@ fn start(arguments: &Arguments, id: &str) -> wire::StreamStart {
         item_timeout: arguments.item_timeout.map(specs::duration),
         retry_policy: (retry != RetrySettings::default()).then(|| specs::retry(retry)),
         labels: arguments.label.iter().cloned().collect(),
+        ..wire::BatchOptions::default()
     };
     wire::StreamStart {
         batch_id: id.to_owned(),

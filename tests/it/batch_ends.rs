@@ -157,21 +157,14 @@ async fn a_batch_that_fails_too_much_ends_if_it_asked_for_that() {
     assert_eq!(fates.last(), Some(&cancelled));
 }
 
-#[tokio::test]
-async fn settings_that_make_no_sense_are_refused_with_their_field() {
-    let setup = ServerSetup::echo();
-    let server = setup.start();
-    let mut client = server.client().await;
+/// Settings that make no sense, and the field at fault.
+fn senseless() -> [(BatchOptions, &'static str); 5] {
     let unset = BatchOptions::default;
-    let with_policy = |policy: FailurePolicy| BatchOptions {
-        failure_policy: Some(policy),
-        ..unset()
-    };
     let far = Some(prost_types::Timestamp {
         seconds: i64::MAX,
         nanos: 0,
     });
-    let cases = [
+    [
         (
             BatchOptions {
                 enough: Some(0),
@@ -207,6 +200,16 @@ async fn settings_that_make_no_sense_are_refused_with_their_field() {
             },
             "options.not_before",
         ),
+    ]
+}
+
+/// Failure policies that make no sense, and the field at fault.
+fn senseless_policies() -> [(BatchOptions, &'static str); 4] {
+    let with_policy = |policy: FailurePolicy| BatchOptions {
+        failure_policy: Some(policy),
+        ..BatchOptions::default()
+    };
+    [
         (
             with_policy(FailurePolicy::default()),
             "options.failure_policy",
@@ -233,8 +236,15 @@ async fn settings_that_make_no_sense_are_refused_with_their_field() {
             }),
             "options.failure_policy.action",
         ),
-    ];
-    for (options, field) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_refused_with_their_field() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let mut client = server.client().await;
+    for (options, field) in senseless().into_iter().chain(senseless_policies()) {
         let refused = create(&mut client, vec![item("x")], options).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);

@@ -103,21 +103,21 @@ async fn a_higher_priority_goes_first_and_a_batch_may_ask_for_few_slots() {
     };
     let items = ["a", "b"].map(|name| gates.item(name)).into();
     create(&mut client, "modest", items, modest).await;
-    let a = gates.arrival("a").await;
+    let first = gates.arrival("a").await;
     let items = vec![gates.item("c"), gates.item("d")];
     client.create("plain", items).await.unwrap();
-    let (c, d) = (gates.arrival("c").await, gates.arrival("d").await);
-    let urgent = BatchOptions {
+    let plain = [gates.arrival("c").await, gates.arrival("d").await];
+    let options = BatchOptions {
         priority: 1,
         ..BatchOptions::default()
     };
-    create(&mut client, "urgent", vec![gates.item("e")], urgent).await;
+    create(&mut client, "urgent", vec![gates.item("e")], options).await;
     // One slot comes free: b has waited longer, e goes before it.
-    a.open();
-    let e = gates.arrival("e").await;
+    first.open();
+    let urgent = gates.arrival("e").await;
     let b = client.item("modest", "b").await.unwrap();
     assert_eq!(b.state(), ItemState::Pending);
-    for gate in [c, d, e] {
+    for gate in plain.into_iter().chain([urgent]) {
         gate.open();
     }
     gates.open("b").await;

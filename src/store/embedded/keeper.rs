@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::checkpoint;
-use super::group::{Effects, Group, Refusal};
+use super::group::{Applied, Effects, Group, Refusal};
 use super::schema;
 use super::writer::{Answer, Operation, Request};
 use crate::base::clock::{self, Timestamp};
@@ -201,75 +201,28 @@ impl Keeper {
     }
 
     /// Lets the world see what is durable.
-    fn publish(&mut self, effects: Effects, now: Timestamp) {
-        let mut queues = Vec::new();
-        let mut accepted = 0;
+    fn publish(&mut self, mut effects: Effects, now: Timestamp) {
         // First: once an item is due again, the next trace of it is that of its next attempt.
         if !effects.ended.is_empty() {
             self.shared
                 .trace(|in_flight| in_flight.end(effects.ended.iter().copied()));
         }
-        let held_back = {
-            let mut scheduler = self
-                .shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for batch in effects.admitted {
-                queues.push(batch.head.queue.clone());
-                accepted += u64::from(batch.total);
-                scheduler.admit(batch, now);
-            }
-            for no in effects.extended {
-                if let Some(batch) = scheduler.batch_mut(no) {
-                    accepted += u64::from(batch.staged_total - batch.total);
-                    batch.extend(now);
-                    queues.push(batch.head.queue.clone());
-                }
-                scheduler.wake(no, now);
-            }
-            for no in effects.unpaused {
-                queues.extend(scheduler.batch(no).map(|batch| batch.head.queue.clone()));
-                scheduler.wake(no, now);
-            }
-            for no in effects.sealed {
-                if let Some(batch) = scheduler.batch_mut(no) {
-                    batch.ids = None;
-                }
-            }
-            for &item in &effects.ended {
-                if scheduler.ended(item, now) {
-                    let batch = scheduler.batch(item.batch);
-                    queues.extend(batch.map(|batch| batch.head.queue.clone()));
-                }
-                if let Some(batch) = scheduler.batch_mut(item.batch)
-                    && batch.is_terminal(item.index)
-                {
-                    batch.forget(item.index);
-                }
-            }
-            for (item, past, due) in effects.resumed {
-                scheduler.resume(item, past, due);
-                queues.extend(
-                    scheduler
-                        .batch(item.batch)
-                        .map(|batch| batch.head.queue.clone()),
-                );
-            }
-            for no in effects.retired {
-                scheduler.retire(no);
-            }
-            scheduler.take_held_back()
+        let Applied {
+            queues,
+            accepted,
+            held_back,
+        } = {
+            let scheduler = &self.shared.scheduler;
+            let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+            effects.apply(&mut scheduler, now)
         };
         self.count(accepted, effects.tally);
         for (batch, why) in effects.policy_paused {
-            tracing::warn!(batch = %batch, reason = %why, "a batch is paused: too much of it failed");
+            tracing::warn!(%batch, reason = %why, "a batch is paused: too much of it failed");
         }
         self.sweeps.extend(effects.ending);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
-        queues.sort_unstable();
-        queues.dedup();
         for queue in &queues {
             self.shared.hints.work_came(queue);
         }

@@ -160,7 +160,7 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
     let told = &row.batch;
     let mut batch = LiveBatch::new(Arc::clone(&told.head), told.state, told.total);
     batch.cancel_reason = told.cancel_reason.clone();
-    batch.paused = told.paused.clone();
+    batch.paused.clone_from(&told.paused);
     batch.cause = told.cause;
     batch.failures = Arc::clone(&told.failures);
     // The row's counts are the truth about states; the index tells which items they are.

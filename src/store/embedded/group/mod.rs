@@ -8,6 +8,7 @@
 mod append;
 mod cancel;
 mod early;
+mod effects;
 mod pause;
 mod settle;
 mod submit;
@@ -16,17 +17,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
-use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::effects::{Applied, Effects};
 use super::rows;
-use super::scheduler::{LiveBatch, Past, Scheduler, Undo};
+use super::scheduler::{LiveBatch, Scheduler, Undo};
 use super::writer::{Answer, Request};
 use crate::base::clock::Timestamp;
 use crate::domain::batch::{BatchEvent, BatchState, EndCause};
 use crate::domain::failures::Failures;
-use crate::domain::ids::{BatchId, BatchNo, ItemKey, Sequence};
+use crate::domain::ids::{BatchNo, ItemKey, Sequence};
 use crate::domain::item::{Ending, Record};
-use crate::domain::tally::Tally;
 use crate::store::StoreError;
 
 /// A group being staged.
@@ -37,35 +37,6 @@ pub(crate) struct Group<'a> {
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
-}
-
-/// What happens once the group is durable.
-#[derive(Debug, Default)]
-pub(crate) struct Effects {
-    /// Batches that are new.
-    pub(crate) admitted: Vec<LiveBatch>,
-    /// Batches that have more items.
-    pub(crate) extended: Vec<BatchNo>,
-    /// Batches that get no more items.
-    pub(crate) sealed: Vec<BatchNo>,
-    /// Batches that go on.
-    pub(crate) unpaused: Vec<BatchNo>,
-    /// Items that get another turn.
-    pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
-    /// Items that got their result, by state.
-    pub(crate) tally: Tally,
-    /// Items whose lease or life is over.
-    pub(crate) ended: Vec<ItemKey>,
-    /// Whom to ask to stop.
-    pub(crate) stops: Vec<CancellationToken>,
-    /// Batches that end early, whose remaining items are to be recorded.
-    pub(crate) ending: Vec<BatchNo>,
-    /// Batches that their failure policy paused.
-    pub(crate) policy_paused: Vec<(BatchId, Box<str>)>,
-    /// Batches that are over.
-    pub(crate) retired: Vec<BatchNo>,
-    /// Batches about which something changed.
-    pub(crate) changed: Vec<BatchNo>,
 }
 
 /// A batch before the group touched it.

@@ -43,13 +43,12 @@ impl Group<'_> {
                 Ok(Verdict::Released)
             }
             (Standing::Cancelled, LeaseEnd::Finish(_) | LeaseEnd::Release { .. }) => {
-                let ending = match cause {
-                    Some(cause) => cause.ending("its batch ended while it ran"),
-                    None => {
-                        let told = "cancelled while it ran";
-                        Ending::Cancelled(ItemError::of(Reason::ITEM_CANCELLED, told))
-                    }
+                let alone = || {
+                    let told = "cancelled while it ran";
+                    Ending::Cancelled(ItemError::of(Reason::ITEM_CANCELLED, told))
                 };
+                let told = "its batch ended while it ran";
+                let ending = cause.map_or_else(alone, |cause| cause.ending(told));
                 self.finish(settlement, ending).map(Verdict::Overruled)
             }
             (Standing::Lost, _) => Ok(Verdict::Superseded),
