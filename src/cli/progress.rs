@@ -107,11 +107,6 @@ impl Progress {
         }
     }
 
-    /// Whether an item did not succeed.
-    pub(super) fn any_failed(&self) -> bool {
-        self.failed > 0
-    }
-
     /// Ends without a word.
     pub(super) fn dismiss(self) {
         if let Some(bar) = &self.bar {

@@ -231,7 +231,13 @@ async fn open(
         let closing = server.closing();
         (Front::Server(Box::new(server)), closing)
     } else {
-        let node = Node::open(&config, handlers, Purpose::Serve, Arc::default(), &runtimes)?;
+        let node = Node::open(
+            &config,
+            handlers,
+            &Purpose::Serve,
+            Arc::default(),
+            &runtimes,
+        )?;
         (Front::Engine(Box::new(node)), CancellationToken::new())
     };
     Ok(Sooner(Arc::new(Inner {

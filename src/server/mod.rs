@@ -105,7 +105,7 @@ impl Server {
         let node = Node::open(
             config,
             handlers,
-            Purpose::Serve,
+            &Purpose::Serve,
             Arc::clone(&metrics),
             runtimes,
         )?;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::metrics::Metrics;
 use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig};
-use crate::domain::ids::QueueName;
+use crate::domain::ids::{BatchId, QueueName};
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
 use crate::handler::{Echo, Exec, end_orphan};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
@@ -30,7 +30,7 @@ pub enum StartError {
     Store(#[from] OpenError),
     /// The data directory holds work of somebody else's, which must not run with this command.
     #[error(
-        "data directory {0} holds {1} unfinished items of an earlier run; choose another --data-dir, or let sooner serve finish them"
+        "data directory {0} holds {1} unfinished items of an earlier run or of a server; go on with the same command and --resume, choose another --data-dir, or let sooner serve finish them"
     )]
     Unfinished(PathBuf, u64),
 }
@@ -57,12 +57,15 @@ pub struct Node {
 }
 
 /// What a node is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// To serve: what was accepted before goes on.
     Serve,
     /// To run one command over one input, in a journal of its own.
-    Run,
+    Run {
+        /// The batch of an earlier run of the command, which goes on. Nothing else may be unfinished.
+        resumed: Option<BatchId>,
+    },
 }
 
 /// What computes the items of each queue that has a handler.
@@ -115,12 +118,12 @@ impl Node {
     pub fn open(
         config: &Config,
         mut handlers: Handlers,
-        purpose: Purpose,
+        purpose: &Purpose,
         metrics: Arc<Metrics>,
         runtimes: &Runtimes,
     ) -> Result<Self, StartError> {
         let data_dir = &config.store.data_dir;
-        let ballast = purpose == Purpose::Serve;
+        let ballast = *purpose == Purpose::Serve;
         let (store, found) = Store::open(&StoreOptions {
             data_dir: data_dir.clone(),
             ballast,
@@ -136,7 +139,12 @@ impl Node {
                 );
             }
         }
-        if purpose == Purpose::Run && found.unfinished_items > 0 {
+        // Of two batches both or neither: their items would run with one command.
+        let is_foreign = match purpose {
+            Purpose::Serve => false,
+            Purpose::Run { resumed } => resumed.is_none() || *resumed != found.unfinished_batch,
+        };
+        if is_foreign && found.unfinished_items > 0 {
             store.close();
             return Err(StartError::Unfinished(
                 data_dir.clone(),
