@@ -44,6 +44,8 @@ mod request_budget;
 mod retries;
 mod run;
 mod run_ends;
+mod run_kills;
+mod run_resume;
 mod start;
 mod stream_batch;
 mod stream_batch_faults;

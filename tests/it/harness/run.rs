@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -46,6 +46,17 @@ impl Place {
 
     pub(crate) fn run(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Ended {
         ended(&mut self.command(arguments), input.as_ref())
+    }
+
+    /// The folders of the journals that can be resumed, or could be if they were not over.
+    pub(crate) fn noted(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path("state/sooner/runs"))
+            .into_iter()
+            .flatten();
+        let folders = entries.map(|entry| entry.unwrap().path());
+        folders
+            .filter(|path| path.join("run.json").exists())
+            .collect()
     }
 
     /// How many journals are kept.
@@ -100,6 +111,12 @@ impl Running {
             .expect("a line on standard error")
     }
 
+    /// kill -9. What it had said is still there.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id())
             .ok()
@@ -146,6 +163,43 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// What a run notes beside its journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// How far it printed: a sequence, or an index with `--keep-order`.
+    pub(crate) printed: u32,
+    /// Whether its input was read to its end.
+    pub(crate) is_read: bool,
+}
+
+impl Mark {
+    /// That of a journal, of which nothing else is asked than to be there.
+    pub(crate) fn of(journal: &Path) -> Self {
+        let bytes = fs::read(journal.join("printed")).unwrap_or_default();
+        let slots = [0, 512].into_iter().filter_map(|at| bytes.get(at..at + 48));
+        let whole = slots.filter(|slot| slot[..4] == crc32fast::hash(&slot[4..]).to_le_bytes());
+        let newest = whole.max_by_key(|slot| u64::from_le_bytes(slot[8..16].try_into().unwrap()));
+        newest.map_or(Self::default(), |slot| Self {
+            printed: u32::from_le_bytes(slot[24..28].try_into().unwrap()),
+            is_read: slot[20] & 1 != 0,
+        })
+    }
+
+    /// The same once it is as it should be.
+    #[track_caller]
+    pub(crate) fn once(journal: &Path, is_it: impl Fn(Self) -> bool) -> Self {
+        let began = Instant::now();
+        loop {
+            let mark = Self::of(journal);
+            if is_it(mark) {
+                return mark;
+            }
+            assert!(began.elapsed() < PATIENCE, "it stays {mark:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
