@@ -5,11 +5,10 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::PATIENCE;
 use crate::harness::load::{Dice, seed};
-use crate::harness::run::{Mark, Place, wait};
+use crate::harness::run::{Mark, Place, patiently, wait};
 
 /// Kills unless `SOONER_KILLS` says how many.
 const KILLS: usize = 20;
@@ -72,11 +71,7 @@ impl Story {
     /// Kills it at its start, or in the midst of its work.
     fn kill(&mut self, child: &mut Child) {
         if self.dice.hits(70) {
-            let began = Instant::now();
-            while self.out().metadata().unwrap().len() == 0 {
-                assert!(began.elapsed() < PATIENCE, "it prints nothing");
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            patiently(|| self.out().metadata().unwrap().len() > 0);
         }
         // Where in its work the kill meets the run, not a wait for something.
         std::thread::sleep(Duration::from_millis(self.dice.within(0, 80)));

@@ -41,9 +41,10 @@ use crate::server::{Node, Runtimes};
 ///
 /// A run that was interrupted, by whatever it was, goes on with --resume: the same command and
 /// inputs in the same directory. Items that had their result do not run again. Printed is what was
-/// not printed yet; after a kill or a crash the last few results may be printed twice. An input that
-/// had been read to its end is not read again; any other must be given again from its beginning, and
-/// begin as it did. -j, --tag and -o may change, --item-timeout and --max-attempts may not.
+/// not printed yet; after a kill or a crash the last few results may be there twice, and the very
+/// last one cut. An input that had been read to its end is not read again; any other must be given
+/// again from its beginning, and begin as it did. -j, --tag and -o may change, --item-timeout and
+/// --max-attempts may not.
 ///
 /// Examples:
 ///   seq 100 | sooner run -j 8 -- factor {}
@@ -51,8 +52,9 @@ use crate::server::{Node, Runtimes};
 ///   sooner run list.txt -- ./slow.sh > out; sooner run --resume list.txt -- ./slow.sh >> out
 ///
 /// Exit codes: 0 every item succeeded; 3 an item failed; 2 bad usage or configuration, a command
-/// that does not exist, or nothing to resume; 66 an input that cannot be read; 69 a data directory in use; 73 one that
-/// cannot be written; 74 reading or writing failed; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+/// that does not exist, or nothing to resume; 66 an input that cannot be read; 69 a data directory
+/// in use; 73 one that cannot be written; 74 reading or writing failed; 129, 130, 143 ended by
+/// SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]

@@ -187,19 +187,15 @@ impl Mark {
             is_read: slot[20] & 1 != 0,
         })
     }
+}
 
-    /// The same once it is as it should be.
-    #[track_caller]
-    pub(crate) fn once(journal: &Path, is_it: impl Fn(Self) -> bool) -> Self {
-        let began = Instant::now();
-        loop {
-            let mark = Self::of(journal);
-            if is_it(mark) {
-                return mark;
-            }
-            assert!(began.elapsed() < PATIENCE, "it stays {mark:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+/// Waits for what nothing tells of.
+#[track_caller]
+pub(crate) fn patiently(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it does not come to be");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -215,14 +211,12 @@ pub(crate) fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(began.elapsed() < PATIENCE, "the run does not end");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let mut status = None;
+    patiently(|| {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.expect("it has ended")
 }
 
 /// Waits until something is so.
