@@ -1,14 +1,19 @@
-//! `sooner run` is killed again and again in the middle of its work, and resumed each time.
+//! `sooner run` is ended again and again in the middle of its work, and resumed each time: by kills, by
+//! a disk that is full or broken, by power cuts.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::PATIENCE;
 use crate::harness::load::{Dice, seed};
-use crate::harness::run::{Mark, Place, patiently, wait};
+use crate::harness::run::{Mark, Place, lines, patiently, wait};
+use crate::harness::shim::Shim;
 
 /// Kills unless `SOONER_KILLS` says how many.
 const KILLS: usize = 20;
@@ -222,4 +227,77 @@ fn assert_ran(story: &Story) -> usize {
         );
     }
     lives_of.values().filter(|lives| lives.len() > 1).count()
+}
+
+/// A disk that is full or broken from some write on, and the power cut at one.
+#[test]
+fn a_run_whose_disk_failed_is_resumed_and_prints_every_result() {
+    let Some(shim) = Shim::built() else { return };
+    let test = "run_kills::a_run_whose_disk_failed_is_resumed_and_prints_every_result";
+    let mut dice = Dice::new(seed(test));
+    let input: String = (0..40).map(|number| number.to_string() + "\n").collect();
+    let mut resumed = 0;
+    for round in 0..12 {
+        let action = ["kill", "enospc_from", "eio_from"][round % 3];
+        // The first hundred and more make the store.
+        let (place, at) = (Place::new(), dice.within(80, 300));
+        let dir = place.path("here/journal");
+        std::fs::create_dir(&dir).unwrap();
+        let arguments = ["-q", "--data-dir", dir.to_str().unwrap(), "--", "cat"];
+        let mut command = place.command(&arguments);
+        shim.arm(&mut command, &dir, (action, at));
+        let (code, stdout) = strike(&mut command, &input);
+        let told = format!("{action} at {at}: {code:?}, {stdout}");
+        let is_clean = [None, Some(0), Some(73), Some(74), Some(130)].contains(&code);
+        assert!(is_clean, "{told}");
+        if code.is_none() {
+            shim.cut_power(&dir, dice.next());
+        }
+        let again = place.run(&[&["--resume"][..], &arguments].concat(), &input);
+        let mut printed = stdout;
+        let is_resumed = again.code == Some(0);
+        if is_resumed {
+            printed += &again.stdout;
+        } else {
+            // It was over, or had not begun.
+            assert!(
+                again.stderr.contains("nothing to resume"),
+                "{told}, {again:?}"
+            );
+            if code != Some(0) {
+                assert_eq!(printed, "", "{told}");
+                printed = place.run(&arguments, &input).stdout;
+            }
+        }
+        resumed += usize::from(is_resumed);
+        let mut lines: Vec<u32> = printed.lines().map(|line| line.parse().unwrap()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        assert!(lines.into_iter().eq(0..40), "{told}, then {again:?}");
+    }
+    assert!(resumed > 0, "no fault met a run under way");
+    eprintln!("{resumed} of 12 runs were resumed");
+}
+
+/// Runs it until it ends. One that waits for room on its disk is asked to.
+fn strike(command: &mut Command, input: &str) -> (Option<i32>, String) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = lines(child.stdout.take().unwrap());
+    let stderr = lines(child.stderr.take().unwrap());
+    // It may be dead by now.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).ok();
+    drop(stdin);
+    while let Ok(remark) = stderr.recv_timeout(PATIENCE) {
+        if remark.contains("the disk is full") {
+            kill_process(Pid::from_child(&child), Signal::INT).ok();
+        }
+    }
+    let code = wait(&mut child).code();
+    (code, stdout.iter().map(|line| line + "\n").collect())
 }

@@ -96,14 +96,25 @@ impl Shim {
         }
     }
 
-    /// The power cut: takes back a part of what was not synced.
-    fn cut(&self, setup: &ServerSetup, seed: u64) {
+    /// Arms a command that is not a server. Its undo log is the file `undo`.
+    pub(crate) fn arm(&self, command: &mut Command, dir: &Path, (action, at): (&str, u64)) {
+        let undo = dir.with_extension("undo");
+        command
+            .env("SHIM_DIR", dir)
+            .env("SHIM_UNDO", undo)
+            .env("SHIM_DO", action)
+            .env("SHIM_AT", at.to_string())
+            .env("LD_PRELOAD", &self.library);
+    }
+
+    /// The power cut: takes back a part of what was not synced below `dir`.
+    pub(crate) fn cut_power(&self, dir: &Path, seed: u64) {
+        self.undo(&dir.with_extension("undo"), seed);
+    }
+
+    fn undo(&self, log: &Path, seed: u64) {
         let mut command = Command::new(&self.undo);
-        let cut = command
-            .arg(setup.path("undo"))
-            .arg(seed.to_string())
-            .output();
-        let cut = cut.unwrap();
+        let cut = command.arg(log).arg(seed.to_string()).output().unwrap();
         assert!(cut.status.success(), "{cut:?}");
     }
 }
@@ -272,7 +283,7 @@ async fn live(mut server: Server, load: &mut Load) -> Option<i32> {
 impl Struck {
     /// Cuts the power: a part of what was not synced goes.
     pub(crate) fn cut_power(&self, shim: &Shim, seed: u64) {
-        shim.cut(&self.setup, seed);
+        shim.undo(&self.setup.path("undo"), seed);
     }
 
     /// What the server said on standard error.
