@@ -9,7 +9,6 @@ use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::handler::Trace;
 use super::{Attempt, Handler, QueueSettings};
 use crate::base::clock::{self, Timestamp};
 use crate::base::metrics::{AttemptEnd, Metrics, QueueMetrics};
@@ -17,7 +16,7 @@ use crate::base::{entropy, limits};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
 use crate::domain::item::{Ending, ItemSpec};
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
-use crate::store::{Damaged, Lease, LeaseEnd, Settlement, Store};
+use crate::store::{Damaged, Lease, LeaseEnd, Settlement};
 
 /// Who runs local attempts, in results and logs.
 const WORKER: &str = "local";
@@ -27,7 +26,6 @@ const WORKER: &str = "local";
 pub(crate) struct Executor {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) settings: QueueSettings,
-    pub(crate) store: Store,
     pub(crate) halt: CancellationToken,
     pub(crate) input_bytes_max: usize,
     pub(crate) output_bytes_max: usize,
@@ -129,10 +127,6 @@ impl Executor {
             number: lease.token.attempt,
             deadline: clock::now().plus(limit),
             stop: stop.clone(),
-            trace: Trace {
-                store: Some(self.store.clone()),
-                token: lease.token,
-            },
             slot: Some(slot),
         };
         let mut work =

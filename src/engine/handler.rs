@@ -10,9 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{self, Timestamp};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
-use crate::domain::ids::{BatchId, BatchUid, LeaseToken, item_id_text};
+use crate::domain::ids::{BatchId, BatchUid, item_id_text};
 use crate::domain::item::ItemSpec;
-use crate::store::Store;
 
 /// Computes the items of a queue, one attempt at a time and many at once.
 ///
@@ -79,17 +78,9 @@ pub struct Attempt {
     pub deadline: Timestamp,
     /// Fires when the attempt should end: at its limit, at a cancel, at a drain's end.
     pub stop: CancellationToken,
-    pub(crate) trace: Trace,
     /// Its slot, free again once nobody keeps it: whoever computes on threads of its own keeps it
     /// until they are free, so that they are never more than the queue has slots.
     pub(crate) slot: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-/// Where an attempt notes what would be orphaned if the server died.
-#[derive(Clone, Debug)]
-pub(crate) struct Trace {
-    pub(crate) store: Option<Store>,
-    pub(crate) token: LeaseToken,
 }
 
 impl Attempt {
@@ -118,13 +109,6 @@ impl Attempt {
     pub fn text(&self) -> Result<&str, ItemError> {
         let not_text = || ItemError::of(Reason::INPUT_NOT_TEXT, "the input is not text");
         self.spec.input.as_text().ok_or_else(not_text)
-    }
-
-    /// Notes the process group that computes the item, so that it can be ended if this server dies.
-    pub fn note_process_group(&self, process_group: u32) {
-        if let Some(store) = &self.trace.store {
-            store.note_process_group(self.trace.token, process_group);
-        }
     }
 }
 

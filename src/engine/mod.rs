@@ -32,8 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::adapters::{Blocking, HandlerFn, blocking, handler_fn};
 pub use self::feed::{Feed, Order, Turn};
-#[cfg(test)]
-pub(crate) use self::handler::Trace;
 pub use self::handler::{Attempt, Handler, idempotency_key};
 pub use self::lookup::ItemDetails;
 pub use self::own_threads::apart;

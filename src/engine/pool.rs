@@ -47,7 +47,6 @@ impl Pool {
         let executor = Arc::new(Executor {
             handler: Arc::clone(&self.handler),
             settings: self.settings.clone(),
-            store: self.store.clone(),
             halt: self.halt.clone(),
             input_bytes_max: self.input_bytes_max,
             output_bytes_max: self.output_bytes_max,

@@ -4,4 +4,4 @@ mod echo;
 mod exec;
 
 pub use self::echo::Echo;
-pub use self::exec::{Environment, Exec, ExecSettings, end_orphan};
+pub use self::exec::{Environment, Exec, ExecSettings, end_orphans};

@@ -13,7 +13,7 @@ use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::domain::ids::{BatchId, QueueName};
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
-use crate::handler::{Echo, Exec, end_orphan};
+use crate::handler::{Echo, Exec, end_orphans};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
 
 /// Why a server or a run cannot start.
@@ -129,15 +129,11 @@ impl Node {
             ballast,
             metrics,
         })?;
-        for orphan in &found.orphans {
-            let key = idempotency_key(orphan.batch_uid, orphan.index);
-            if end_orphan(orphan.process_group, &key) {
-                tracing::info!(
-                    process_group = orphan.process_group,
-                    key,
-                    "ended an orphaned handler"
-                );
-            }
+        let orphans = found.orphans.iter();
+        let keys = orphans.map(|orphan| idempotency_key(orphan.batch_uid, orphan.index));
+        let ended = end_orphans(&keys.collect());
+        if ended > 0 {
+            tracing::info!(process_groups = ended, "ended orphaned handlers");
         }
         // Of two batches both or neither: their items would run with one command.
         let is_foreign = match purpose {

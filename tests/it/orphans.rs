@@ -24,13 +24,6 @@ fn is_alive(pid: u32) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Whether the server has noted the process beside its data.
-fn is_noted(setup: &ServerSetup, pid: u32) -> bool {
-    let notes = std::fs::read(setup.data_dir().join("in-flight")).unwrap();
-    let is_it = |bytes: &[u8]| bytes == pid.to_le_bytes() || bytes == pid.to_be_bytes();
-    notes.windows(4).any(is_it)
-}
-
 async fn until(is_so: impl Fn() -> bool) {
     within(async {
         while !is_so() {
@@ -40,6 +33,7 @@ async fn until(is_so: impl Fn() -> bool) {
     .await;
 }
 
+/// Nothing is noted about the program, so there is no moment too early for the kill.
 #[tokio::test]
 async fn a_program_whose_server_was_killed_is_ended() {
     let setup = ServerSetup::new(NOTED);
@@ -52,10 +46,11 @@ async fn a_program_whose_server_was_killed_is_ended() {
     let [orphan] = pids(&setup)[..] else {
         panic!("one attempt")
     };
-    // A server that dies before it has noted the program cannot find it again.
-    until(|| is_noted(&setup, orphan)).await;
     server.kill();
     assert!(is_alive(orphan));
+    let notes = std::fs::read(setup.data_dir().join("in-flight")).unwrap();
+    let is_noted = notes.windows(4).any(|bytes| bytes == orphan.to_le_bytes());
+    assert!(!is_noted, "it is found without that");
 
     let server = setup.start();
     until(|| !is_alive(orphan)).await;

@@ -60,11 +60,6 @@ impl Group {
         ))
     }
 
-    /// The group's number.
-    pub(super) fn number(&self) -> u32 {
-        self.leader.as_raw_pid().cast_unsigned()
-    }
-
     /// Whether the leader has ended.
     pub(super) fn has_exited(&self) -> bool {
         exit::has_ended(self.leader)

@@ -33,7 +33,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::group::Group;
-pub use self::members::end_orphan;
+pub use self::members::end_orphans;
 use self::program::Program;
 use self::streams::Streams;
 use crate::domain::attempt::Outcome;
@@ -114,7 +114,6 @@ impl Exec {
             Ok(spawned) => spawned,
             Err(error) => return verdict::not_started(&error, &self.program),
         };
-        attempt.note_process_group(group.number());
         let mut streams = Streams::new(pipes, attempt.spec.input.bytes(), &self.settings);
         // Bound after the streams, so dropped before them: a program that sees its pipes close is
         // dead already, and cannot take half an input for a whole one.

@@ -1,12 +1,12 @@
 //! Which items run: a small file of checksummed slots, one per live lease.
 //!
 //! It is written without a sync: it must survive the death of the process, not of the machine.
-//! After a kill -9 it tells which items were running (each gets a crash mark) and which process
-//! groups may have been orphaned. A slot that is torn or stale is ignored: whether an item has its
+//! After a kill -9 it tells which items were running: each gets a crash mark, and its processes are
+//! looked for. A slot that is torn or stale is ignored: whether an item has its
 //! result is never decided here.
 //!
 //! ```text
-//! slot, 64 bytes: crc32 | version | attempt | batch | index | process group | excused | 0 … | nonce (16 bytes)
+//! slot, 64 bytes: crc32 | version | attempt | batch | index | 0 | excused | 0 … | nonce (16 bytes)
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -33,8 +33,6 @@ pub(crate) struct InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted {
     pub(crate) token: LeaseToken,
-    /// The process group of its handler, 0 if it had none.
-    pub(crate) process_group: u32,
     /// Whether the process ended on purpose, so that its end says nothing about the item.
     pub(crate) excused: bool,
 }
@@ -80,34 +78,11 @@ impl InFlight {
                 slot,
                 Some(Interrupted {
                     token,
-                    process_group: 0,
                     excused: false,
                 }),
             );
             touched.add(slot);
         }
-        self.write(&touched)
-    }
-
-    /// Notes the process group that computes an item.
-    pub(crate) fn note_process_group(
-        &mut self,
-        token: LeaseToken,
-        process_group: u32,
-    ) -> io::Result<()> {
-        let Some(&slot) = self.slots.get(&token.item) else {
-            return Ok(());
-        };
-        self.put(
-            slot,
-            Some(Interrupted {
-                token,
-                process_group,
-                excused: false,
-            }),
-        );
-        let mut touched = Touched::default();
-        touched.add(slot);
         self.write(&touched)
     }
 
@@ -184,7 +159,8 @@ fn encode(content: Interrupted, slot: &mut [u8]) {
         attempt,
         item.batch.0,
         item.index,
-        content.process_group,
+        // Where the format's first writers put a process group.
+        0,
         content.excused.into(),
     ];
     for (at, word) in words.into_iter().enumerate() {
@@ -211,7 +187,6 @@ fn decode(slot: &[u8]) -> Option<Interrupted> {
             attempt: word(2),
             nonce,
         },
-        process_group: word(5),
         excused: word(6) != 0,
     })
 }
@@ -239,14 +214,10 @@ mod tests {
         let mut file = InFlight::create(&path).unwrap();
         file.begin((0..3).map(token)).unwrap();
         file.end([token(1).item].into_iter()).unwrap();
-        file.note_process_group(token(2), 4711).unwrap();
         file.begin([token(9)].into_iter()).unwrap();
         let read: Vec<_> = InFlight::read(&path).unwrap();
-        let groups: Vec<_> = read
-            .iter()
-            .map(|slot| (slot.token, slot.process_group))
-            .collect();
-        assert_eq!(groups, [(token(0), 0), (token(9), 0), (token(2), 4711)]);
+        let tokens: Vec<_> = read.iter().map(|slot| slot.token).collect();
+        assert_eq!(tokens, [token(0), token(9), token(2)]);
     }
 
     #[test]

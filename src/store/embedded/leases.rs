@@ -11,7 +11,7 @@ use super::scheduler::{Demand, Grant};
 use super::{Store, rows};
 use crate::base::{clock, entropy};
 use crate::domain::attempt::{ItemError, Reason};
-use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
+use crate::domain::ids::{ItemKey, QueueName};
 use crate::domain::item::ItemSpec;
 use crate::store::{Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
 
@@ -77,13 +77,6 @@ impl Store {
             leases: leases.collect(),
             next_due,
         })
-    }
-
-    /// Notes which process group computes an item, so that it can be found if this process dies.
-    pub fn note_process_group(&self, token: LeaseToken, process_group: u32) {
-        self.0
-            .shared
-            .trace(|in_flight| in_flight.note_process_group(token, process_group));
     }
 
     /// Notified when a queue has work.

@@ -35,18 +35,16 @@ pub struct Recovered {
     pub waiting: BTreeMap<QueueName, u64>,
     /// Items that were running when the last process died.
     pub interrupted_items: usize,
-    /// Process groups that may still compute them.
+    /// The same, as their processes know them: those may have outlived their server.
     pub orphans: Vec<Orphan>,
 }
 
-/// A process group that may have outlived the process that started it.
+/// An item whose processes may have outlived the one that started them.
 #[derive(Clone, Debug)]
 pub struct Orphan {
-    /// The group.
-    pub process_group: u32,
-    /// The batch it computed an item of.
+    /// Its batch.
     pub batch_uid: BatchUid,
-    /// The item's index.
+    /// Its index.
     pub index: u32,
 }
 
@@ -90,14 +88,10 @@ pub(crate) fn recover(
         for slot in running.remove(&no).unwrap_or_default() {
             mark_crash(db, &batch, &mut pasts, &slot, now)?;
             found.interrupted_items += 1;
-            if slot.process_group != 0 {
-                let (process_group, batch_uid) = (slot.process_group, batch.head.uid);
-                found.orphans.push(Orphan {
-                    process_group,
-                    batch_uid,
-                    index: slot.token.item.index,
-                });
-            }
+            found.orphans.push(Orphan {
+                batch_uid: batch.head.uid,
+                index: slot.token.item.index,
+            });
         }
         found.live_batches += 1;
         let unfinished = u64::from(batch.total - batch.tally.terminal());

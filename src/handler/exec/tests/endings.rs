@@ -162,35 +162,40 @@ async fn an_attempt_that_is_dropped_during_its_grace_leaves_nobody_alive() {
     witness.alone().await;
 }
 
+/// Programs whose leaders have gone. One of them has left something in a session of its own.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_orphaned_group_is_ended_if_it_computes_the_item_and_only_then() {
+async fn orphans_are_ended_if_they_compute_the_item_and_only_then() {
     use std::os::unix::process::CommandExt as _;
     use std::process::Stdio;
 
-    let mut witness = Witness::new();
-    let script = witness.script("echo up >&3; sleep 60 & exit 0");
-    let mut leader = Command::new("sh")
-        .args(["-c", &script])
-        .env("SOONER_IDEMPOTENCY_KEY", "uid/12")
-        .process_group(0)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let group = leader.id();
-    witness.hears("up").await;
-    leader.wait().unwrap();
-    for other in ["uid/1", "uid/123", "id/12", ""] {
-        assert!(!end_orphan(group, other), "{other}");
-    }
-    assert!(
-        !end_orphan(0, "uid/12") && !end_orphan(1, "uid/12") && !end_orphan(u32::MAX, "uid/12")
-    );
-    assert!(
-        end_orphan(group, "uid/12"),
-        "its leader has gone, but its members are there"
-    );
-    assert_eq!(witness.alone().await, "");
-    assert!(!end_orphan(group, "uid/12"), "there is nobody any more");
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let orphaned = |script: &str, key: &str| {
+        let mut leader = Command::new("sh")
+            .args(["-c", script])
+            .env("SOONER_IDEMPOTENCY_KEY", key)
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        leader.wait().unwrap();
+    };
+    let end = |keys: &[&str]| end_orphans(&keys.iter().map(|&key| key.to_owned()).collect());
+    let (mut one, mut other, mut left) = (Witness::new(), Witness::new(), Witness::new());
+    orphaned(&one.script("echo up >&3; sleep 60 & exit 0"), "uid/12");
+    orphaned(&other.script("echo up >&3; sleep 60 & exit 0"), "uid/7");
+    let detach = "setsid sh -c 'sleep 60 & echo $! >&3'";
+    orphaned(&left.script(detach), "uid/12");
+    one.hears("up").await;
+    other.hears("up").await;
+    let detached = Pid::from_raw(left.line().await.parse().unwrap()).unwrap();
+    assert_eq!(end(&["uid/1", "uid/123", "id/12", ""]), 0);
+    assert_eq!(end(&["uid/7", "uid/12"]), 2);
+    assert_eq!(one.alone().await, "");
+    assert_eq!(other.alone().await, "");
+    assert_eq!(end(&["uid/7", "uid/12"]), 0, "there is nobody any more");
+    kill_process(detached, Signal::KILL).expect("it is none of the group's and lives");
+    left.alone().await;
 }

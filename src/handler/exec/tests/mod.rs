@@ -18,10 +18,9 @@ use uuid::Uuid;
 use super::*;
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::ItemError;
-use crate::domain::ids::{BatchId, BatchNo, BatchUid, ItemKey, LeaseToken};
+use crate::domain::ids::{BatchId, BatchUid};
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::{Body, Payload};
-use crate::engine::Trace;
 
 /// Longer than anything takes that works.
 const SOON: Duration = Duration::from_secs(30);
@@ -51,14 +50,6 @@ fn attempt(input: Payload) -> Attempt {
         input,
         ..ItemSpec::default()
     };
-    let token = LeaseToken {
-        item: ItemKey {
-            batch: BatchNo(1),
-            index: 6,
-        },
-        attempt: 2,
-        nonce: 3,
-    };
     Attempt {
         spec: Arc::new(spec),
         batch_id: BatchId::parse("nightly").unwrap(),
@@ -67,7 +58,6 @@ fn attempt(input: Payload) -> Attempt {
         number: 2,
         deadline: Timestamp(1_500),
         stop: CancellationToken::new(),
-        trace: Trace { store: None, token },
         slot: None,
     }
 }
