@@ -83,6 +83,17 @@ impl Trouble {
         let (place, _) = field.strip_prefix("items.items[")?.split_once(']')?;
         place.parse().ok()
     }
+
+    /// How many items of the upload were durable when it was refused; that count may not have come
+    /// as an answer before.
+    pub(super) fn durable_items(&self) -> Option<u64> {
+        let Self::Refused(status) = self else {
+            return None;
+        };
+        let details = status.get_error_details();
+        let facts = &details.error_info()?.metadata;
+        facts.get("accepted_items")?.parse().ok()
+    }
 }
 
 impl fmt::Display for Trouble {

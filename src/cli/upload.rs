@@ -150,6 +150,10 @@ impl<'a> Upload<'a> {
                 // What is left is to watch.
                 return Ok(Uploaded::Sealed(std::mem::take(&mut self.uid)));
             }
+            if let Some(durable) = trouble.durable_items() {
+                self.backlog.confirm(durable);
+                self.note(durable);
+            }
             // Only then is it the first message that is not durable that was refused.
             let at_fault = trouble.place_in_message().filter(|_| !self.was_there);
             patience.bear(trouble).await.map_err(|failure| {
