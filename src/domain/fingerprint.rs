@@ -36,7 +36,6 @@ pub fn fingerprint(
     hash.duration(options.item_timeout);
     hash.retry(&options.retry);
     hash.map(&options.labels);
-    hash.later_options(options);
     hash.count(items.len());
     for item in items {
         hash.presence(item.id.as_deref(), |hash, id| hash.bytes(id.as_bytes()));
@@ -45,6 +44,7 @@ pub fn fingerprint(
         hash.retry(&item.retry);
         hash.map(&item.attributes);
     }
+    hash.later_options(options);
     Fingerprint(hash.0.finalize().into())
 }
 
@@ -74,7 +74,8 @@ impl Hash {
     }
 
     /// Options that came after the layout: only what is set, each behind its number, so that a
-    /// submission without them has the fingerprint that it always had.
+    /// submission without them has the fingerprint that it always had. They come last: what is before
+    /// them tells where it ends, and in its midst an option could pass for a count of items.
     fn later_options(&mut self, options: &BatchOptions) {
         let mut set = vec![
             (options.priority != 0).then(|| (1, i128::from(options.priority))),
@@ -140,6 +141,7 @@ impl Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::failures::FailurePolicy;
 
     fn of(items: &[ItemSpec]) -> Fingerprint {
         fingerprint(None, &BatchOptions::default(), items)
@@ -187,6 +189,34 @@ mod tests {
                 assert_eq!(of(left) == of(right), i == j, "{i} and {j}");
             }
         }
+    }
+
+    // Later options once stood before the items, whose count could look like one: the least byte of
+    // 1,835 is an option's mark and the next its number, and an empty item goes on as its value.
+    #[test]
+    fn no_option_passes_for_a_count_of_items() {
+        let policy = BatchOptions {
+            failure_policy: Some(FailurePolicy::default()),
+            ..BatchOptions::default()
+        };
+        // A type of one byte is the mark of B's id; a limit of 294 << 8 ns, behind its presence, is
+        // the length of that id; and the id is what is left of the 1,835 items, padded to that length.
+        let mut first = ItemSpec {
+            timeout: Some(Duration::from_nanos(294)),
+            ..ItemSpec::default()
+        };
+        first.input.content_type = "\u{1}".into();
+        let mut items = vec![ItemSpec::default(); 1835];
+        items[0] = first;
+        items[1].input = Payload::data(vec![0; 80]);
+        // From the rest of the limit to the length of the second item's input; then that, and zeros.
+        let mut id = vec![0; 294 * 256 + 1];
+        id[9 + 14 + 8 + 2] = 80;
+        let named = ItemSpec {
+            id: Some(String::from_utf8(id).unwrap().into()),
+            ..ItemSpec::default()
+        };
+        assert_ne!(of(&items), fingerprint(None, &policy, &[named]));
     }
 
     #[test]
