@@ -2,7 +2,7 @@
 
 use super::{Engine, Stream};
 use crate::base::entropy;
-use crate::domain::batch::Batch;
+use crate::domain::batch::{Batch, BatchState};
 use crate::domain::fingerprint::fingerprint;
 use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
 use crate::domain::item::ItemSpec;
@@ -119,7 +119,13 @@ impl Engine {
 
     async fn create(&self, new: NewBatch) -> Result<Submitted> {
         let (batch, created) = match self.0.store.create_batch(new).await? {
-            Created::New(batch) => (batch, true),
+            Created::New(batch) => {
+                if batch.state == BatchState::Open {
+                    // Here, in the task that no caller can drop: its open timeout must count.
+                    self.0.uploads.enter(&batch);
+                }
+                (batch, true)
+            }
             Created::Existing(batch) => (batch, false),
         };
         let stream = self.attach(&batch);

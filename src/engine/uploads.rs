@@ -26,7 +26,7 @@ struct Inner {
 #[derive(Debug)]
 struct Open {
     head: Arc<BatchHead>,
-    /// When somebody last went on with it.
+    /// When somebody last went on with it, or left it.
     since: Timestamp,
     /// Tells the caller that goes on with it that another one does.
     superseded: Option<CancellationToken>,
@@ -65,6 +65,16 @@ impl Uploads {
         });
         let open = Mutex::new(open.collect());
         Self(Arc::new(Inner { store, open }))
+    }
+
+    /// Notes an upload that is new: its time counts even if its caller never attaches to it.
+    pub(crate) fn enter(&self, batch: &Batch) {
+        self.open().entry(batch.head.no).or_insert_with(|| Open {
+            head: Arc::clone(&batch.head),
+            since: clock::now(),
+            superseded: None,
+            ending: None,
+        });
     }
 
     /// Counts a caller as the one that goes on with the upload, in place of an earlier one.
@@ -235,6 +245,8 @@ impl Drop for Attachment {
             && let Some(upload) = open.get_mut(&self.batch)
         {
             upload.superseded = None;
+            // While somebody was attached it did not count.
+            upload.since = clock::now();
         }
     }
 }
@@ -321,6 +333,23 @@ mod tests {
         drop(attached);
         uploads.forget_ended();
         assert!(uploads.begin_end(batch.head.no, later()).is_some());
+        store.close();
+    }
+
+    #[tokio::test]
+    async fn an_uploads_time_counts_before_anybody_attaches_and_not_while_somebody_is() {
+        let (_dir, store) = store();
+        let batch = upload(&store).await;
+        let uploads = Uploads::of(store.clone());
+        uploads.open().clear();
+        uploads.enter(&batch);
+        assert_eq!(uploads.overdue(later()), [batch.head.no]);
+        let attached = uploads.attach(&batch).await;
+        let long_ago = Timestamp(0);
+        uploads.open().get_mut(&batch.head.no).unwrap().since = long_ago;
+        drop(attached);
+        let overdue = uploads.overdue(clock::now());
+        assert!(overdue.is_empty(), "a lost connection ends no upload");
         store.close();
     }
 

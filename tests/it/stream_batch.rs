@@ -390,6 +390,24 @@ async fn the_end_of_the_requests_seals_nothing_but_the_open_timeout_does() {
     );
 }
 
+// Nobody ever attached to it, and so nobody ever ended it.
+#[tokio::test]
+async fn an_upload_whose_caller_was_refused_or_left_too_early_times_out_too() {
+    let (_setup, _server, mut client) = echo().await;
+    let ahead = StreamStart {
+        after_sequence: 5,
+        open_timeout: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..upload_start("ahead")
+    };
+    let refused = UploadCall::open(&client, ahead).await.unwrap_err();
+    assert_eq!(reason(&refused), "CURSOR_AHEAD");
+    let over = client.batch_when_over("ahead").await;
+    assert_eq!(over.state(), BatchState::Cancelled);
+}
+
 #[tokio::test]
 async fn an_upload_takes_items_in_while_nobody_reads_its_results() {
     let (_setup, _server, mut client) = echo().await;
