@@ -133,6 +133,10 @@ pub const GROUP_BYTES_MAX: usize = 16 << 20;
 /// Records of a mass cancel in one transaction: results of other batches wait behind each chunk.
 pub const SWEEP_ITEMS_MAX: usize = 1000;
 
+/// Bytes of inputs that are read at once to be compared with what is uploaded again: the stored ones
+/// may be far larger than those that came.
+pub const SPECS_BYTES_MAX: usize = 1 << 20;
+
 /// Records of one page read from the journal.
 pub const PAGE_RECORDS_MAX: usize = 1000;
 

@@ -658,6 +658,24 @@ async fn appended_items_run_at_once_and_the_seal_ends_the_batch() {
 }
 
 #[tokio::test]
+async fn stored_items_are_read_in_pieces_however_large_they_are() {
+    let fixture = Fixture::new();
+    let batch = fixture.upload("u").await;
+    let large = ItemSpec::new(vec![0; limits::SPECS_BYTES_MAX]);
+    let items = vec![large.clone(), large, ItemSpec::new("small")];
+    let no = batch.head.no;
+    fixture
+        .store
+        .append_items(no, 0, items.into())
+        .await
+        .unwrap();
+    for (first, read) in [(0, 1), (1, 1), (2, 1)] {
+        let specs = fixture.store.specs(no, first, 3 - first).await.unwrap();
+        assert_eq!(specs.len(), read, "{first}");
+    }
+}
+
+#[tokio::test]
 async fn no_id_comes_twice_in_an_upload_however_long_it_is() {
     let mut fixture = Fixture::new();
     let batch = fixture.upload("u").await;

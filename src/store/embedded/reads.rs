@@ -184,7 +184,8 @@ impl Store {
         let indexes: Vec<u32> = (first..first.saturating_add(count)).collect();
         let specs = self.0.readers.run(move |db, part| {
             let some = indexes.len().div_ceil(part).max(1);
-            rows::items(db, batch, &indexes[..some.min(indexes.len())])
+            let some = &indexes[..some.min(indexes.len())];
+            rows::items_within(db, batch, some, limits::SPECS_BYTES_MAX / part)
         });
         Ok(specs.await?.into_iter().map(|(_, spec)| spec).collect())
     }

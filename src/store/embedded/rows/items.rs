@@ -34,11 +34,22 @@ pub(crate) fn items(
     batch: BatchNo,
     indexes: &[u32],
 ) -> Sql<Vec<(u32, Result<ItemSpec, Damaged>)>> {
+    items_within(db, batch, indexes, usize::MAX)
+}
+
+/// The first of those items, up to and with the one whose input reaches `bytes_max`.
+pub(crate) fn items_within(
+    db: &Connection,
+    batch: BatchNo,
+    indexes: &[u32],
+    bytes_max: usize,
+) -> Sql<Vec<(u32, Result<ItemSpec, Damaged>)>> {
     let mut select = cached(
         db,
         "SELECT client_id, spec, crc, input FROM items WHERE id=?",
     )?;
     let mut items = Vec::with_capacity(indexes.len());
+    let mut bytes = 0;
     for &index in indexes {
         let key = ItemKey { batch, index }.packed();
         let item = match select
@@ -50,7 +61,11 @@ pub(crate) fn items(
             Err(error) if is_corrupt(&error) => Err(Damaged),
             Err(error) => return Err(error),
         };
+        bytes += item.as_ref().map_or(0, |item| item.input.bytes().len());
         items.push((index, item));
+        if bytes >= bytes_max {
+            break;
+        }
     }
     Ok(items)
 }

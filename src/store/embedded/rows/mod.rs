@@ -17,7 +17,7 @@ pub(crate) use self::batches::{
 pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
 };
-pub(crate) use self::items::{client_ids, insert_items, items, last_item};
+pub(crate) use self::items::{client_ids, insert_items, items, items_within, last_item};
 pub(crate) use self::results::{
     Reach, insert_result, result_of, results, terminal_indexes, unattempted,
 };
