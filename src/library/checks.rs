@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::config::LimitsConfig;
+use crate::domain::failures::FailurePolicy;
 use crate::domain::ids::{self, check_item_id};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::BatchOptions;
@@ -103,6 +105,38 @@ fn check_options(wrong: &mut Violations, options: &BatchOptions) {
     wrong.check("options.retry", options.retry.check());
     let (count, bytes) = (limits::LABELS_MAX, limits::LABEL_BYTES_MAX);
     wrong.check("options.labels", check_map(&options.labels, count, bytes));
+    check_timeout(wrong, "options.max_duration", options.max_duration);
+    check_time(wrong, "options.deadline", options.deadline);
+    check_time(wrong, "options.not_before", options.not_before);
+    check_count(wrong, "options.max_parallelism", options.max_parallelism);
+    check_count(wrong, "options.enough", options.enough);
+    if let Some(policy) = &options.failure_policy {
+        wrong.check("options.failure_policy", check_policy(policy));
+    }
+}
+
+fn check_count(wrong: &mut Violations, field: &str, count: Option<u32>) {
+    if count == Some(0) {
+        wrong.check(field, Err("0 is below the minimum 1".to_owned()));
+    }
+}
+
+fn check_time(wrong: &mut Violations, field: &str, time: Option<Timestamp>) {
+    let latest = clock::now().plus(limits::DURATION_MAX);
+    if time.is_some_and(|time| !(Timestamp(0)..=latest).contains(&time)) {
+        let message = "is not a time from 1970 until ten years from now";
+        wrong.check(field, Err(message.to_owned()));
+    }
+}
+
+fn check_policy(policy: &FailurePolicy) -> Result<(), String> {
+    let problem = match (policy.items_max, policy.ratio_max) {
+        (None, None) => "needs items_max or ratio_max",
+        (Some(0), _) => "items_max: 0 is below the minimum 1",
+        (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => "ratio_max: is not between 0 and 1",
+        (Some(_), _) | (None, Some(_)) => return Ok(()),
+    };
+    Err(problem.to_owned())
 }
 
 fn check_item(wrong: &mut Violations, index: usize, item: &ItemSpec, input_bytes_max: usize) {
@@ -218,5 +252,39 @@ mod tests {
         };
         let expected = "INVALID_FIELD options.item_timeout options.retry";
         assert_eq!(refusal(&options, &[item("")]), expected);
+    }
+
+    // A batch of none at once would never run, and one that none is enough for would end at its first.
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let options = BatchOptions {
+            not_before: Some(Timestamp(-1)),
+            max_parallelism: Some(0),
+            deadline: Some(Timestamp(i64::MAX)),
+            max_duration: Some(Duration::ZERO),
+            enough: Some(0),
+            failure_policy: Some(FailurePolicy::default()),
+            ..BatchOptions::default()
+        };
+        let names = "max_duration deadline not_before max_parallelism enough failure_policy";
+        let names: Vec<_> = names
+            .split(' ')
+            .map(|name| format!("options.{name}"))
+            .collect();
+        let expected = format!("INVALID_FIELD {}", names.join(" "));
+        assert_eq!(refusal(&options, &[ItemSpec::new("")]), expected);
+        let policies = [
+            (Some(0), None),
+            (None, Some(f64::NAN)),
+            (Some(1), Some(1.5)),
+        ];
+        for (items_max, ratio_max) in policies {
+            let policy = FailurePolicy {
+                items_max,
+                ratio_max,
+                ..FailurePolicy::default()
+            };
+            assert!(check_policy(&policy).is_err(), "{policy:?}");
+        }
     }
 }
