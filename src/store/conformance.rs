@@ -598,9 +598,15 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
     assert_eq!(fixture.lease(9).await.len(), 0, "a pause is durable");
     let resumed = fixture.store.resume_batch(no).await.unwrap();
     assert_eq!(resumed.paused, None);
-    for _ in 0..2 {
-        fixture.finish_one(done("x")).await;
+    let last = fixture.lease(2).await;
+    fixture.store.pause_batch(no, "late").await.unwrap();
+    for lease in &last {
+        fixture
+            .settle(settlement(lease, LeaseEnd::Finish(done("x"))))
+            .await;
     }
+    let over = fixture.store.batch(&batch.head.id).await.unwrap();
+    assert_eq!((over.state, over.paused), (BatchState::Completed, None));
     let over = fixture.store.pause_batch(no, "").await;
     assert_eq!(over.unwrap_err(), StoreError::Ended);
 }

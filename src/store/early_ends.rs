@@ -159,6 +159,31 @@ async fn too_many_failures_pause_a_batch_until_it_is_resumed_and_count_anew() {
     assert_eq!(reasons, [&6]);
 }
 
+// Its items had all failed at that moment, but more were to come: it was never paused.
+#[tokio::test]
+async fn too_many_failures_pause_an_upload_whatever_has_come_of_it() {
+    let fixture = Fixture::new();
+    let mut new = new_batch(Some("b"), None, Content::Appended(UploadTerms::default()));
+    new.options = policy(FailureAction::Pause);
+    let Created::New(batch) = fixture.store.create_batch(new).await.unwrap() else {
+        panic!("it is new")
+    };
+    let no = batch.head.no;
+    for first in 0..2 {
+        let appended = fixture.store.append_items(no, first, items(1).into()).await;
+        assert_eq!(appended, Ok(first + 1));
+        fixture.finish_one(Ending::Failed(failed())).await;
+    }
+    let paused = fixture.store.batch(&batch.head.id).await.unwrap();
+    assert_eq!(
+        paused.paused.as_deref(),
+        Some("failure policy: 2 items failed")
+    );
+    fixture.store.seal(no, 2).await.unwrap();
+    let over = fixture.over().await;
+    assert_eq!((over.state, over.paused), (BatchState::Completed, None));
+}
+
 #[tokio::test]
 async fn too_many_failures_end_a_batch_that_asked_for_it() {
     let fixture = Fixture::new();

@@ -74,7 +74,7 @@ impl Group<'_> {
                 // A batch that was paused by hand meanwhile keeps that reason.
                 if let Some(batch) = self.touch(&mut scheduler, no)
                     && batch.paused.is_none()
-                    && batch.tally.terminal() < batch.staged_total
+                    && batch.has_more()
                 {
                     let verdict: Box<str> = verdict.into();
                     batch.paused = Some(verdict.clone());

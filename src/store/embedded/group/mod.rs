@@ -149,6 +149,10 @@ impl<'a> Group<'a> {
             let over = all_ended
                 .then(|| batch.state.apply(BatchEvent::ItemsEnded(batch.cause)).ok())
                 .flatten();
+            if over.is_some() {
+                // What is over does not wait for anybody.
+                batch.paused = None;
+            }
             if batch.state != BatchState::Open
                 && let Some(ids) = &mut batch.ids
             {

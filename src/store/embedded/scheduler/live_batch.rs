@@ -197,6 +197,11 @@ impl LiveBatch {
         matches!(self.state, BatchState::Open | BatchState::Running)
     }
 
+    /// Whether items of it have no result yet, or more of them may come.
+    pub(crate) fn has_more(&self) -> bool {
+        self.state == BatchState::Open || self.tally.terminal() < self.staged_total
+    }
+
     /// Whether nothing of it is granted for now although it is active: it is paused, its time has
     /// not come, or as many of its items run as it wants at once.
     pub(crate) fn stands_aside(&self, now: Timestamp) -> bool {
