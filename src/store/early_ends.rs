@@ -52,13 +52,9 @@ async fn ended_early(
     reopened: bool,
 ) -> (Batch, Vec<(TerminalState, String)>) {
     let mut fixture = Fixture::new();
-    let batch = fixture.create_with(options, 3).await;
+    fixture.create_with(options, 3).await;
     let running = fixture.lease(1).await.remove(0);
     fixture.finish_one(done("x")).await;
-    while clock::now() <= batch.head.created.plus(Duration::from_millis(1)) {
-        tokio::task::yield_now().await;
-    }
-    fixture.store.end_overdue().await.unwrap();
     assert!(running.stop.is_cancelled(), "what runs is asked to stop");
     if reopened {
         fixture = fixture.reopen();
@@ -73,6 +69,32 @@ async fn ended_early(
     (over, fates)
 }
 
+/// Ends a batch of three at its time, with two items running: by a look at the clock, or by the
+/// outcome of one that came before that.
+async fn ended_in_time(options: BatchOptions, looked: bool, reopened: bool) -> Fixture {
+    let fixture = Fixture::new();
+    let batch = fixture.create_with(options, 3).await;
+    let running = fixture.lease(2).await;
+    while clock::now() <= batch.head.created.plus(Duration::from_millis(1)) {
+        tokio::task::yield_now().await;
+    }
+    let end = |lease| settlement(lease, LeaseEnd::Finish(done("late")));
+    if looked {
+        fixture.store.end_overdue().await.unwrap();
+    } else {
+        let verdict = fixture.settle(end(&running[0])).await;
+        assert!(matches!(verdict, Verdict::Overruled(_)), "{verdict:?}");
+    }
+    assert!(running[1].stop.is_cancelled(), "what runs is asked to stop");
+    if reopened {
+        return fixture.reopen();
+    }
+    for lease in &running {
+        fixture.settle(end(lease)).await;
+    }
+    fixture
+}
+
 #[tokio::test]
 async fn a_batch_ends_at_its_time_and_nothing_succeeds_after_it() {
     let brief = || BatchOptions {
@@ -83,14 +105,15 @@ async fn a_batch_ends_at_its_time_and_nothing_succeeds_after_it() {
         deadline: Some(Timestamp(1)),
         ..brief()
     };
-    for reopened in [false, true] {
+    for (looked, reopened) in [(false, false), (false, true), (true, false), (true, true)] {
         for (options, reason) in [(brief(), "BATCH_MAX_DURATION"), (past(), "BATCH_DEADLINE")] {
-            let (batch, fates) = ended_early(options, reopened).await;
+            let fixture = ended_in_time(options, looked, reopened).await;
+            let batch = fixture.over().await;
             assert_eq!(batch.state, BatchState::Expired);
             let expired = fate(TerminalState::Expired, reason);
-            let succeeded = fate(TerminalState::Succeeded, "");
-            assert_eq!(fates, [succeeded, expired.clone(), expired], "{reopened}");
-            assert_eq!(batch.failures.reasons[reason], 2);
+            let fates = fixture.fates(&batch).await;
+            assert_eq!(fates, vec![expired; 3], "{looked} {reopened}");
+            assert_eq!(batch.failures.reasons[reason], 3);
         }
     }
 }

@@ -14,6 +14,13 @@ use crate::store::{LeaseEnd, Settlement, StoreError, Verdict};
 impl Group<'_> {
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Verdict, Refusal> {
         let token = settlement.token;
+        // The look at the clock may come a little later; nothing succeeds after its batch's time.
+        let overdue = lock(self.scheduler)
+            .batch(token.item.batch)
+            .and_then(|batch| batch.overdue(self.now));
+        if let Some(cause) = overdue {
+            self.end_early(token.item.batch, cause);
+        }
         let (standing, cause) = {
             let scheduler = lock(self.scheduler);
             let batch = scheduler.batch(token.item.batch);

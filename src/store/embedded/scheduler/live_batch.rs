@@ -187,6 +187,12 @@ impl LiveBatch {
         both.min_by_key(|&(at, _)| at)
     }
 
+    /// Why its time is over, if it is and the batch was not ended for it yet.
+    pub(crate) fn overdue(&self, now: Timestamp) -> Option<EndCause> {
+        let (at, cause) = self.ends_at()?;
+        (at <= now && self.is_active()).then_some(cause)
+    }
+
     /// Why it ends early.
     pub(crate) fn cause(&self) -> EndCause {
         self.cause.unwrap_or(EndCause::Cancelled)

@@ -155,11 +155,8 @@ impl Scheduler {
     /// The active batches whose time is over, and why.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(BatchNo, EndCause)> {
         let over = self.time_limits.range(..=(now, BatchNo(u32::MAX)));
-        let active = over.filter_map(|&(_, no)| {
-            let batch = self.batches.get(&no).filter(|batch| batch.is_active())?;
-            Some((no, batch.ends_at()?.1))
-        });
-        active.collect()
+        over.filter_map(|&(_, no)| Some((no, self.batches.get(&no)?.overdue(now)?)))
+            .collect()
     }
 
     /// Puts a batch in line, unless it is there.
