@@ -112,13 +112,19 @@ pub mod wire;
 pub use async_trait::async_trait;
 
 #[doc(inline)]
+pub use self::base::clock::Timestamp;
+#[doc(inline)]
 pub use self::domain::attempt::{ItemError, Outcome};
 #[doc(inline)]
-pub use self::domain::batch::{Batch, BatchState};
+pub use self::domain::batch::{Batch, BatchState, EndCause};
+#[doc(inline)]
+pub use self::domain::failures::{FailureAction, FailurePolicy, Failures};
 #[doc(inline)]
 pub use self::domain::ids::{BatchId, QueueName, RequestId, Sequence};
 #[doc(inline)]
 pub use self::domain::item::{Ending, ItemSpec, Record, TerminalState};
+#[doc(inline)]
+pub use self::domain::pause::{Pause, PausedBy};
 #[doc(inline)]
 pub use self::domain::payload::{Body, Payload};
 #[doc(inline)]

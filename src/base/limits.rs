@@ -82,6 +82,9 @@ pub const LABELS_MAX: usize = 64;
 /// Bytes of one label's value.
 pub const LABEL_BYTES_MAX: usize = 256;
 
+/// Failure reasons that a retry policy lists as final: it is looked through after each failure.
+pub const LISTED_REASONS_MAX: usize = 64;
+
 /// Bytes of the reason that the caller of a cancel or a pause gives.
 pub const GIVEN_REASON_BYTES_MAX: usize = 1024;
 

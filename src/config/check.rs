@@ -9,6 +9,7 @@ use super::{
     ServerConfig, StoreConfig, file, parallelism, parse_duration, parse_size,
 };
 use crate::base::{limits, telemetry};
+use crate::domain::bounds::OutOfBounds;
 use crate::domain::ids::QueueName;
 use crate::domain::retry::RetrySettings;
 use crate::engine::ItemLog;
@@ -379,22 +380,6 @@ impl Check {
     fn retry(&self, name: &str, queue: &file::Queue) -> Checked<RetrySettings> {
         let retry = &queue.retry;
         let key = |field: &str| format!("queues.{name}.retry.{field}");
-        let bounded = |field: &str, value: Option<f64>, low: f64, high: f64| match value {
-            Some(value) if !(low..=high).contains(&value) => Err(self.wrong(
-                &key(field),
-                format!("{value} is not between {low} and {high}"),
-            )),
-            Some(_) | None => Ok(()),
-        };
-        bounded(
-            "max_attempts",
-            retry.max_attempts.map(f64::from),
-            1.0,
-            1000.0,
-        )?;
-        bounded("multiplier", retry.multiplier, 1.0, 100.0)?;
-        bounded("jitter", retry.jitter, 0.0, 1.0)?;
-        bounded("max_crashes", queue.max_crashes.map(f64::from), 1.0, 100.0)?;
         let optional = |field: &str, text: &Option<String>| {
             text.as_ref()
                 .map(|text| {
@@ -402,7 +387,7 @@ impl Check {
                 })
                 .transpose()
         };
-        Ok(RetrySettings {
+        let settings = RetrySettings {
             max_attempts: retry.max_attempts,
             initial_backoff: optional("initial_backoff", &retry.initial_backoff)?,
             max_backoff: optional("max_backoff", &retry.max_backoff)?,
@@ -414,6 +399,12 @@ impl Check {
                 .map(|reason| reason.as_str().into())
                 .collect(),
             max_crashes: queue.max_crashes,
+        };
+        let wrong = settings.check().into_iter().next();
+        wrong.map_or(Ok(settings), |OutOfBounds { field, problem }| {
+            // It is about the server, not about attempts, so it stands beside the others.
+            let table = if field == "max_crashes" { "" } else { "retry." };
+            Err(self.wrong(&format!("queues.{name}.{table}{field}"), problem))
         })
     }
 }

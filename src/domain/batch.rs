@@ -12,6 +12,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::attempt::Reason;
 use crate::domain::failures::Failures;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
+use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::domain::tally::Tally;
 
@@ -204,8 +205,8 @@ pub struct Batch {
     pub cause: Option<EndCause>,
     /// What failed so far.
     pub failures: Arc<Failures>,
-    /// Why nothing of it is started, if it is paused; empty if nobody said.
-    pub paused: Option<Box<str>>,
+    /// Its pause, if it is paused: nothing of it is started.
+    pub paused: Option<Pause>,
 }
 
 impl Batch {

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use crate::base::limits;
+use crate::domain::bounds::{Check, OutOfBounds};
 use crate::domain::tally::Tally;
 
 /// When a batch's failures are too many, and what happens then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FailurePolicy {
     /// Acts at that many failed or expired items.
-    pub items_max: Option<u32>,
-    /// Acts once that share of the terminal items failed or expired, from `items_min` on.
-    pub ratio_max: Option<f64>,
+    pub max_failed_items: Option<u32>,
+    /// Acts once that share of the terminal items failed or expired, from `min_items` on.
+    pub max_failed_ratio: Option<f64>,
     /// Terminal items from which on the share counts; by default
     /// [`FAILURE_ITEMS_MIN`](limits::FAILURE_ITEMS_MIN).
-    pub items_min: Option<u32>,
+    pub min_items: Option<u32>,
     /// What happens.
     pub action: FailureAction,
 }
@@ -70,6 +71,17 @@ impl Failures {
 }
 
 impl FailurePolicy {
+    /// What of it is out of its bounds; a field without a name is the policy itself.
+    pub fn check(&self) -> Vec<OutOfBounds> {
+        let mut check = Check::default();
+        if self.max_failed_items.is_none() && self.max_failed_ratio.is_none() {
+            check.wrong("", "needs max_failed_items or max_failed_ratio");
+        }
+        check.count("max_failed_items", self.max_failed_items);
+        check.between("max_failed_ratio", self.max_failed_ratio, [0.0, 1.0]);
+        check.all()
+    }
+
     /// Why the policy acts now, if it does.
     pub fn verdict(&self, tally: &Tally, since: Since) -> Option<String> {
         let failed = (tally.failed + tally.expired).saturating_sub(since.failed);
@@ -77,12 +89,13 @@ impl FailurePolicy {
         if failed == 0 {
             return None;
         }
-        if self.items_max.is_some_and(|most| failed >= most) {
+        if self.max_failed_items.is_some_and(|most| failed >= most) {
             return Some(format!("failure policy: {failed} items failed"));
         }
-        let items_min = self.items_min.unwrap_or(limits::FAILURE_ITEMS_MIN);
+        let min_items = self.min_items.unwrap_or(limits::FAILURE_ITEMS_MIN);
         let share = f64::from(failed) / f64::from(terminal.max(1));
-        let too_many = self.ratio_max.is_some_and(|most| share >= most) && terminal >= items_min;
+        let too_many =
+            self.max_failed_ratio.is_some_and(|most| share >= most) && terminal >= min_items;
         too_many.then(|| format!("failure policy: {failed} of {terminal} items failed"))
     }
 }
@@ -103,7 +116,7 @@ mod tests {
     #[test]
     fn it_acts_at_the_nth_failure_since_the_last_resume() {
         let policy = FailurePolicy {
-            items_max: Some(2),
+            max_failed_items: Some(2),
             ..FailurePolicy::default()
         };
         let mut failures = Failures::default();
@@ -118,8 +131,8 @@ mod tests {
     #[test]
     fn a_share_counts_once_there_are_enough_items() {
         let policy = FailurePolicy {
-            ratio_max: Some(0.5),
-            items_min: Some(4),
+            max_failed_ratio: Some(0.5),
+            min_items: Some(4),
             ..FailurePolicy::default()
         };
         let none = Since::default();
@@ -128,7 +141,7 @@ mod tests {
         let told = policy.verdict(&tally(2, 2, 0), none);
         assert_eq!(told.as_deref(), Some("failure policy: 2 of 4 items failed"));
         let never = FailurePolicy {
-            ratio_max: Some(0.0),
+            max_failed_ratio: Some(0.0),
             ..policy
         };
         assert_eq!(never.verdict(&tally(9, 0, 0), none), None, "nothing failed");

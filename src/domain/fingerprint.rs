@@ -90,9 +90,11 @@ impl Hash {
         if let Some(policy) = &options.failure_policy {
             set.extend([
                 Some((7, i128::from(policy.action == FailureAction::Cancel))),
-                policy.items_max.map(|most| (8, most.into())),
-                policy.ratio_max.map(|most| (9, most.to_bits().into())),
-                policy.items_min.map(|least| (10, least.into())),
+                policy.max_failed_items.map(|most| (8, most.into())),
+                policy
+                    .max_failed_ratio
+                    .map(|most| (9, most.to_bits().into())),
+                policy.min_items.map(|least| (10, least.into())),
             ]);
         }
         for (number, value) in set.into_iter().flatten() {

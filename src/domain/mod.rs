@@ -2,10 +2,12 @@
 
 pub mod attempt;
 pub mod batch;
+pub mod bounds;
 pub mod failures;
 pub mod fingerprint;
 pub mod ids;
 pub mod item;
+pub mod pause;
 pub mod payload;
 pub mod retry;
 pub mod settings;

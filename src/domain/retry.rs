@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::limits;
 use crate::domain::attempt::ItemError;
+use crate::domain::bounds::{Check, OutOfBounds};
 
 /// Retry settings as someone wrote them; what is unset comes from the next one asked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,36 +55,43 @@ pub enum RetryDecision {
 }
 
 impl RetrySettings {
-    /// Whether every setting is within its bounds; if not, the name of the first that is not and what
-    /// is wrong with it.
-    pub fn check(&self) -> Result<(), String> {
+    /// The settings that are out of their bounds.
+    pub fn check(&self) -> Vec<OutOfBounds> {
+        let mut check = Check::default();
         let numbers = [
             (
                 "max_attempts",
                 self.max_attempts.map(f64::from),
-                1.0,
-                1000.0,
+                [1.0, 1000.0],
             ),
-            ("multiplier", self.multiplier, 1.0, 100.0),
-            ("jitter", self.jitter, 0.0, 1.0),
-            ("max_crashes", self.max_crashes.map(f64::from), 1.0, 100.0),
+            ("multiplier", self.multiplier, [1.0, 100.0]),
+            ("jitter", self.jitter, [0.0, 1.0]),
+            ("max_crashes", self.max_crashes.map(f64::from), [1.0, 100.0]),
         ];
-        for (name, value, low, high) in numbers {
-            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
-                return Err(format!("{name}: {value} is not between {low} and {high}"));
+        for (name, value, bounds) in numbers {
+            check.between(name, value, bounds);
+        }
+        for (name, wait) in [
+            ("initial_backoff", self.initial_backoff),
+            ("max_backoff", self.max_backoff),
+        ] {
+            if wait.is_some_and(|wait| wait > limits::DURATION_MAX) {
+                check.wrong(name, "is more than the limit of ten years");
             }
         }
         let is_reason = |reason: &str| {
             let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
             (1..=limits::REASON_CHARS_MAX).contains(&reason.len()) && reason.bytes().all(plain)
         };
-        let reasons = &self.non_retryable_reasons;
-        if reasons.len() > 64 || !reasons.iter().all(|reason| is_reason(reason)) {
-            return Err(
-                "non_retryable_reasons: are not at most 64 names of A-Z, 0-9 and underscore".into(),
-            );
+        for (index, reason) in self.non_retryable_reasons.iter().enumerate() {
+            if index >= limits::LISTED_REASONS_MAX || !is_reason(reason) {
+                check.wrong(
+                    format!("non_retryable_reasons[{index}]"),
+                    "is not one of at most 64 names of A-Z, 0-9 and underscore",
+                );
+            }
         }
-        Ok(())
+        check.all()
     }
 
     /// The settings with what is unset taken from `fallback`, field by field.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::limits;
+use crate::domain::bounds::{Check, OutOfBounds};
 use crate::domain::failures::FailurePolicy;
 use crate::domain::retry::RetrySettings;
 
@@ -30,6 +32,36 @@ pub struct BatchOptions {
     pub retry: RetrySettings,
     /// The caller's marks.
     pub labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl BatchOptions {
+    /// What of it is out of its bounds, `now` being the time; without its retry settings and labels.
+    pub fn check(&self, now: Timestamp) -> Vec<OutOfBounds> {
+        let mut check = Check::default();
+        check.timeout("item_timeout", self.item_timeout);
+        check.timeout("max_duration", self.max_duration);
+        check.count("max_parallelism", self.max_parallelism);
+        check.count("enough", self.enough);
+        let times = Timestamp(0)..=now.plus(limits::DURATION_MAX);
+        for (name, time) in [("not_before", self.not_before), ("deadline", self.deadline)] {
+            if time.is_some_and(|time| !times.contains(&time)) {
+                check.wrong(name, "is not a time from 1970 until ten years from now");
+            }
+        }
+        let mut wrong = check.all();
+        let policy = self.failure_policy.as_ref();
+        wrong.extend(
+            policy
+                .map_or_else(Vec::new, FailurePolicy::check)
+                .into_iter()
+                .map(|OutOfBounds { field, problem }| {
+                    let dot = if field.is_empty() { "" } else { "." };
+                    let field = format!("failure_policy{dot}{field}");
+                    OutOfBounds { field, problem }
+                }),
+        );
+        wrong
+    }
 }
 
 /// What happens to a batch whose last stream has gone.

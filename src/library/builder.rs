@@ -197,8 +197,9 @@ impl Builder {
                 );
             }
             let wrong = |key: &str, problem| ConfigError::new(at(key), problem);
-            let checked = queue.config.retry.check();
-            checked.map_err(|problem| wrong("retry", problem))?;
+            if let Some(it) = queue.config.retry.check().into_iter().next() {
+                return Err(wrong(&format!("retry.{}", it.field), it.problem).into());
+            }
             let id = QueueName::parse(&name).map_err(|problem| wrong("the name", problem))?;
             if let Some(handler) = queue.handler {
                 let handler = apart(handler, queue.threads).map_err(OpenError::Threads)?;

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use crate::base::clock::{self, Timestamp};
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::config::LimitsConfig;
-use crate::domain::failures::FailurePolicy;
+use crate::domain::bounds::{OutOfBounds, check_timeout};
 use crate::domain::ids::{self, check_item_id};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::BatchOptions;
@@ -32,6 +31,17 @@ impl Violations {
     fn check(&mut self, field: &str, checked: Result<(), String>) {
         if let Err(message) = checked {
             self.add("INVALID_FIELD", field.to_owned(), message);
+        }
+    }
+
+    /// Adds the settings inside a field that are out of their bounds.
+    fn check_all(&mut self, field: &str, wrong: Vec<OutOfBounds>) {
+        for OutOfBounds {
+            field: inner,
+            problem,
+        } in wrong
+        {
+            self.add("INVALID_FIELD", format!("{field}.{inner}"), problem);
         }
     }
 
@@ -101,42 +111,10 @@ pub(super) fn check_chunk(first: u32, items: &[ItemSpec], input_bytes_max: usize
 }
 
 fn check_options(wrong: &mut Violations, options: &BatchOptions) {
-    check_timeout(wrong, "options.item_timeout", options.item_timeout);
-    wrong.check("options.retry", options.retry.check());
+    wrong.check_all("options", options.check(clock::now()));
+    wrong.check_all("options.retry", options.retry.check());
     let (count, bytes) = (limits::LABELS_MAX, limits::LABEL_BYTES_MAX);
     wrong.check("options.labels", check_map(&options.labels, count, bytes));
-    check_timeout(wrong, "options.max_duration", options.max_duration);
-    check_time(wrong, "options.deadline", options.deadline);
-    check_time(wrong, "options.not_before", options.not_before);
-    check_count(wrong, "options.max_parallelism", options.max_parallelism);
-    check_count(wrong, "options.enough", options.enough);
-    if let Some(policy) = &options.failure_policy {
-        wrong.check("options.failure_policy", check_policy(policy));
-    }
-}
-
-fn check_count(wrong: &mut Violations, field: &str, count: Option<u32>) {
-    if count == Some(0) {
-        wrong.check(field, Err("0 is below the minimum 1".to_owned()));
-    }
-}
-
-fn check_time(wrong: &mut Violations, field: &str, time: Option<Timestamp>) {
-    let latest = clock::now().plus(limits::DURATION_MAX);
-    if time.is_some_and(|time| !(Timestamp(0)..=latest).contains(&time)) {
-        let message = "is not a time from 1970 until ten years from now";
-        wrong.check(field, Err(message.to_owned()));
-    }
-}
-
-fn check_policy(policy: &FailurePolicy) -> Result<(), String> {
-    let problem = match (policy.items_max, policy.ratio_max) {
-        (None, None) => "needs items_max or ratio_max",
-        (Some(0), _) => "items_max: 0 is below the minimum 1",
-        (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => "ratio_max: is not between 0 and 1",
-        (Some(_), _) | (None, Some(_)) => return Ok(()),
-    };
-    Err(problem.to_owned())
 }
 
 fn check_item(wrong: &mut Violations, index: usize, item: &ItemSpec, input_bytes_max: usize) {
@@ -153,20 +131,16 @@ fn check_item(wrong: &mut Violations, index: usize, item: &ItemSpec, input_bytes
     } else {
         wrong.check(&field("input"), item.input.check());
     }
-    check_timeout(wrong, &field("timeout"), item.timeout);
-    wrong.check(&field("retry"), item.retry.check());
+    wrong.check(
+        &field("timeout"),
+        item.timeout.map_or(Ok(()), check_timeout),
+    );
+    wrong.check_all(&field("retry"), item.retry.check());
     let (count, bytes) = (limits::ATTRIBUTES_MAX, limits::ATTRIBUTE_BYTES_MAX);
     wrong.check(
         &field("attributes"),
         check_map(&item.attributes, count, bytes),
     );
-}
-
-fn check_timeout(wrong: &mut Violations, field: &str, timeout: Option<Duration>) {
-    if timeout.is_some_and(|timeout| timeout < Duration::from_millis(1)) {
-        wrong.check(field, Err("is below the minimum 1ms".to_owned()));
-    }
-    check_duration(wrong, field, timeout);
 }
 
 fn check_duration(wrong: &mut Violations, field: &str, duration: Option<Duration>) {
@@ -200,7 +174,9 @@ fn check_map(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Timestamp;
     use crate::config::Config;
+    use crate::domain::failures::FailurePolicy;
     use crate::domain::payload::Payload;
     use crate::domain::retry::RetrySettings;
 
@@ -250,41 +226,30 @@ mod tests {
             retry,
             ..plain
         };
-        let expected = "INVALID_FIELD options.item_timeout options.retry";
+        let expected = "INVALID_FIELD options.item_timeout options.retry.jitter";
         assert_eq!(refusal(&options, &[item("")]), expected);
-    }
-
-    // A batch of none at once would never run, and one that none is enough for would end at its first.
-    #[test]
-    fn settings_that_make_no_sense_are_named() {
         let options = BatchOptions {
             not_before: Some(Timestamp(-1)),
             max_parallelism: Some(0),
             deadline: Some(Timestamp(i64::MAX)),
             max_duration: Some(Duration::ZERO),
             enough: Some(0),
+            failure_policy: Some(FailurePolicy {
+                max_failed_items: Some(0),
+                max_failed_ratio: Some(1.5),
+                ..FailurePolicy::default()
+            }),
+            ..BatchOptions::default()
+        };
+        let expected = "INVALID_FIELD options.max_duration options.max_parallelism options.enough \
+             options.not_before options.deadline options.failure_policy.max_failed_items \
+             options.failure_policy.max_failed_ratio";
+        assert_eq!(refusal(&options, &[item("")]), expected);
+        let options = BatchOptions {
             failure_policy: Some(FailurePolicy::default()),
             ..BatchOptions::default()
         };
-        let names = "max_duration deadline not_before max_parallelism enough failure_policy";
-        let names: Vec<_> = names
-            .split(' ')
-            .map(|name| format!("options.{name}"))
-            .collect();
-        let expected = format!("INVALID_FIELD {}", names.join(" "));
-        assert_eq!(refusal(&options, &[ItemSpec::new("")]), expected);
-        let policies = [
-            (Some(0), None),
-            (None, Some(f64::NAN)),
-            (Some(1), Some(1.5)),
-        ];
-        for (items_max, ratio_max) in policies {
-            let policy = FailurePolicy {
-                items_max,
-                ratio_max,
-                ..FailurePolicy::default()
-            };
-            assert!(check_policy(&policy).is_err(), "{policy:?}");
-        }
+        let expected = "INVALID_FIELD options.failure_policy";
+        assert_eq!(refusal(&options, &[item("")]), expected);
     }
 }

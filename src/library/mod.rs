@@ -188,6 +188,22 @@ impl Sooner {
         self.0.io.lend_clock(cancelling).await
     }
 
+    /// Pauses a batch: once it answers, nothing of it is started until it is resumed; what runs goes on.
+    /// A restart does not end a pause. Repeating it gives it the new reason, of which the first 1,024
+    /// bytes are kept. Fails with kind `NotFound` if there is no such batch, `Precondition` if it is over
+    /// or ends early already.
+    pub async fn pause(&self, id: &BatchId, reason: &str) -> Result<Batch> {
+        let reason = clip(reason, limits::GIVEN_REASON_BYTES_MAX);
+        let pausing = self.engine().pause(id, reason);
+        self.0.io.lend_clock(pausing).await
+    }
+
+    /// Lets a paused batch go on; one that is not paused stays as it is. Its failure policy, if it has
+    /// one, counts anew from here. Fails as [`Sooner::pause`] does.
+    pub async fn resume(&self, id: &BatchId) -> Result<Batch> {
+        self.0.io.lend_clock(self.engine().resume(id)).await
+    }
+
     /// Cancels some items of a batch, by their ids or decimal positions; all or nothing is refused.
     /// Nothing is done if none is named.
     pub async fn cancel_items(

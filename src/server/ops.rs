@@ -125,7 +125,7 @@ impl Ops {
 
     async fn scrape(&self, headers: &HeaderMap) -> Response<Body> {
         if let Some(store) = self.store.get() {
-            self.metrics.set_backlog(store.backlog());
+            self.metrics.set_backlog(&store.backlog());
             let footprint = tokio::time::timeout(FOOTPRINT_PATIENCE, store.footprint()).await;
             // A store that is busy or closed leaves the figures as they were.
             if let Ok(Ok(footprint)) = footprint {

@@ -13,6 +13,7 @@ use crate::domain::attempt::Reason;
 use crate::domain::batch::BatchState;
 use crate::domain::fingerprint::fingerprint;
 use crate::domain::item::TerminalState;
+use crate::domain::pause::Pause;
 use crate::domain::payload::Payload;
 
 /// A store in a directory of its own, which can be closed and opened again.
@@ -588,7 +589,7 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
     let no = batch.head.no;
     let running = fixture.lease(1).await.remove(0);
     let paused = fixture.store.pause_batch(no, "too hot").await.unwrap();
-    assert_eq!(paused.paused.as_deref(), Some("too hot"));
+    assert_eq!(paused.paused, Some(Pause::by_hand("too hot")));
     assert_eq!(fixture.lease(9).await.len(), 0);
     let settled = fixture
         .store

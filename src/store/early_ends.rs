@@ -143,7 +143,7 @@ async fn a_batch_ends_once_enough_of_it_succeeded() {
 fn policy(action: FailureAction) -> BatchOptions {
     BatchOptions {
         failure_policy: Some(FailurePolicy {
-            items_max: Some(2),
+            max_failed_items: Some(2),
             action,
             ..FailurePolicy::default()
         }),

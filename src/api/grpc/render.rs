@@ -43,7 +43,10 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
         }),
         failure_reasons: failure_reasons(&batch.failures),
         paused: batch.paused.is_some(),
-        pause_reason: batch.paused.as_deref().unwrap_or_default().to_owned(),
+        pause_reason: batch
+            .paused
+            .as_ref()
+            .map_or_else(String::new, |pause| pause.why.to_string()),
     }
 }
 
@@ -53,9 +56,9 @@ fn failure_policy(policy: &FailurePolicy) -> wire::FailurePolicy {
         FailureAction::Cancel => wire::FailureAction::Cancel,
     };
     wire::FailurePolicy {
-        max_failed_items: policy.items_max,
-        max_failed_ratio: policy.ratio_max,
-        min_items: policy.items_min,
+        max_failed_items: policy.max_failed_items,
+        max_failed_ratio: policy.max_failed_ratio,
+        min_items: policy.min_items,
         action: action.into(),
     }
 }

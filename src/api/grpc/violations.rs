@@ -1,6 +1,7 @@
 //! Collects what is wrong with a request, so that its sender learns all of it at once.
 
 use crate::base::limits;
+use crate::domain::bounds::OutOfBounds;
 use crate::error::{Error, FieldViolation};
 
 /// The reason of most violations.
@@ -27,6 +28,17 @@ impl Violations {
                 field: field.into(),
                 message: message.into(),
             });
+        }
+    }
+
+    /// Notes the settings inside `field` that are out of their bounds.
+    pub(crate) fn add_all(&mut self, field: &str, wrong: Vec<OutOfBounds>) {
+        for OutOfBounds {
+            field: inner,
+            problem,
+        } in wrong
+        {
+            self.add(INVALID_FIELD, format!("{field}.{inner}"), problem);
         }
     }
 

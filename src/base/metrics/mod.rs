@@ -8,6 +8,7 @@
 mod queue;
 mod returned;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -53,6 +54,7 @@ struct Mirrors {
     items_in_state: Labelled<Gauge, 1>,
     oldest_pending_age: Number,
     batches_open: Gauge,
+    batches_paused: Labelled<Gauge, 2>,
     request: Gauge,
     store: Gauge,
     store_wal: Gauge,
@@ -61,7 +63,7 @@ struct Mirrors {
 }
 
 /// How much is accepted and not over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Batches that are not over.
     pub batches: usize,
@@ -71,6 +73,8 @@ pub struct Backlog {
     pub running: u64,
     /// How long the longest of the items has waited that no attempt has begun yet.
     pub oldest: Duration,
+    /// Batches that are paused, by queue and by who paused them; 0 where none is any more.
+    pub paused: BTreeMap<(Box<str>, &'static str), u64>,
 }
 
 /// What the store takes up on its disk.
@@ -188,7 +192,7 @@ impl Metrics {
     }
 
     /// Takes over what is accepted and not over, for the next [`Metrics::text`].
-    pub fn set_backlog(&self, backlog: Backlog) {
+    pub fn set_backlog(&self, backlog: &Backlog) {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         for (state, count) in [("pending", backlog.pending), ("running", backlog.running)] {
             let gauge = self
@@ -202,6 +206,14 @@ impl Metrics {
             .set(number(backlog.batches as u64));
         let oldest = backlog.oldest.as_secs_f64();
         self.mirrors.oldest_pending_age.set(oldest);
+        for ((queue, reason), &batches) in &backlog.paused {
+            let labels = [
+                ("queue", queue.to_string()),
+                ("reason", (*reason).to_owned()),
+            ];
+            let gauge = self.mirrors.batches_paused.get_or_create(&labels);
+            gauge.set(number(batches));
+        }
     }
 
     /// Takes over how many bytes of requests are in memory, for the next [`Metrics::text`].
@@ -269,6 +281,7 @@ impl Mirrors {
             items_in_state,
             oldest_pending_age,
             batches_open,
+            batches_paused,
             request,
             store,
             store_wal,
@@ -286,6 +299,11 @@ impl Mirrors {
             oldest_pending_age,
         );
         all.plain("batches_open", "Batches that are not over", batches_open);
+        all.plain(
+            "batches_paused",
+            "Batches that are paused, by queue and reason: hand or failure_policy",
+            batches_paused,
+        );
         all.bytes(
             "request",
             "Request messages in memory, out of limits.request_bytes and an eighth more for small ones",
@@ -391,11 +409,12 @@ mod tests {
         metrics.ended("failed", 0);
         metrics.refused("QUEUE_FULL");
         metrics.called("a.B/C", "OK", Duration::from_millis(20));
-        metrics.set_backlog(Backlog {
+        metrics.set_backlog(&Backlog {
             batches: 4,
             pending: 5,
             running: 6,
             oldest: Duration::from_millis(1500),
+            paused: BTreeMap::from([(("q".into(), "hand"), 2)]),
         });
         metrics.set_footprint(Footprint {
             database_bytes: 7,
@@ -413,6 +432,7 @@ mod tests {
             "sooner_rejected_total{reason=\"QUEUE_FULL\"} 1",
             "sooner_rpc_server_call_duration_seconds_bucket{le=\"0.025\",rpc_method=\"a.B/C\",rpc_response_status_code=\"OK\"} 1",
             "sooner_batches_open 4",
+            "sooner_batches_paused{queue=\"q\",reason=\"hand\"} 2",
             "sooner_items_in_state{state=\"pending\"} 5",
             "sooner_items_in_state{state=\"running\"} 6",
             "sooner_oldest_pending_age_seconds 1.5",

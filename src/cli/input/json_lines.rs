@@ -228,7 +228,7 @@ mod tests {
                 "{\"input\":1,\"timeout\":\"5\"}",
                 "timeout: \"5\" is not a duration",
             ),
-            ("{\"input\":1,\"timeout\":\"0s\"}", "timeout is below"),
+            ("{\"input\":1,\"timeout\":\"0s\"}", "timeout: 0ns is below"),
             (
                 "{\"input\":1,\"item_id\":\"a\"}",
                 "although earlier items have none",

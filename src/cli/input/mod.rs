@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
 use crate::base::{limits, tasks};
+use crate::domain::bounds::check_timeout;
 use crate::domain::ids::{self, check_item_id};
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::Payload;
@@ -346,12 +347,11 @@ fn check(item: &ItemSpec, item_bytes_max: usize) -> Result<(), String> {
             ));
         }
     }
-    if item.timeout.is_some_and(|timeout| timeout.as_millis() == 0) {
-        return Err("timeout is below the minimum 1ms".to_owned());
+    if let Some(timeout) = item.timeout {
+        check_timeout(timeout).map_err(|problem| format!("timeout: {problem}"))?;
     }
-    item.retry
-        .check()
-        .map_err(|problem| format!("retry_policy.{problem}"))
+    let wrong = item.retry.check().into_iter().next();
+    wrong.map_or(Ok(()), |wrong| Err(format!("retry_policy.{wrong}")))
 }
 
 /// A fault in the input and where it is.

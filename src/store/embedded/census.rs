@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use super::Store;
 use crate::base::clock;
 use crate::base::metrics::{Backlog, Footprint};
+use crate::domain::pause::PausedBy;
 use crate::store::StoreError;
 
 impl Store {
@@ -22,7 +23,16 @@ impl Store {
             batches: scheduler.batches().len(),
             ..Backlog::default()
         };
+        for queue in scheduler.queues() {
+            // A figure that is left out would stay what it was.
+            let none = PausedBy::ALL.map(|by| ((queue.as_str().into(), by.name()), 0));
+            backlog.paused.extend(none);
+        }
         for batch in scheduler.batches() {
+            if let Some(pause) = &batch.paused {
+                let labels = (batch.head.queue.as_str().into(), pause.by.name());
+                *backlog.paused.entry(labels).or_default() += 1;
+            }
             let running = u64::from(batch.running());
             let open = u64::from(batch.staged_total.saturating_sub(batch.tally.terminal()));
             backlog.running += running;

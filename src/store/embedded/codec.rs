@@ -12,6 +12,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::attempt::{Code, ItemError};
 use crate::domain::failures::{FailureAction, FailurePolicy, Failures, Since};
 use crate::domain::item::{Ending, ItemSpec as Spec, TerminalState};
+use crate::domain::pause::{Pause, PausedBy};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::{BatchOptions as Options, OnDisconnect, OnOpenTimeout, UploadTerms};
@@ -67,11 +68,11 @@ struct OptionsBlob {
 #[derive(Clone, PartialEq, prost::Message)]
 struct FailurePolicyBlob {
     #[prost(uint32, optional, tag = "1")]
-    items_max: Option<u32>,
+    max_failed_items: Option<u32>,
     #[prost(double, optional, tag = "2")]
-    ratio_max: Option<f64>,
+    max_failed_ratio: Option<f64>,
     #[prost(uint32, optional, tag = "3")]
-    items_min: Option<u32>,
+    min_items: Option<u32>,
     #[prost(bool, tag = "4")]
     cancel: bool,
 }
@@ -194,9 +195,9 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
             .failure_policy
             .as_ref()
             .map(|policy| FailurePolicyBlob {
-                items_max: policy.items_max,
-                ratio_max: policy.ratio_max,
-                items_min: policy.items_min,
+                max_failed_items: policy.max_failed_items,
+                max_failed_ratio: policy.max_failed_ratio,
+                min_items: policy.min_items,
                 cancel: policy.action == FailureAction::Cancel,
             }),
     };
@@ -214,9 +215,9 @@ pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeErr
         max_duration: blob.max_duration_nanos.map(Duration::from_nanos),
         enough: blob.enough,
         failure_policy: blob.failure_policy.map(|policy| FailurePolicy {
-            items_max: policy.items_max,
-            ratio_max: policy.ratio_max,
-            items_min: policy.items_min,
+            max_failed_items: policy.max_failed_items,
+            max_failed_ratio: policy.max_failed_ratio,
+            min_items: policy.min_items,
             action: if policy.cancel {
                 FailureAction::Cancel
             } else {
@@ -260,6 +261,19 @@ pub(crate) fn encode_failures(failures: &Failures) -> Option<Vec<u8>> {
         since_terminal: since.terminal,
     };
     (blob != FailuresBlob::default()).then(|| blob.encode_to_vec())
+}
+
+/// A pause as its row has it: the number of who asked for it, a space, and why.
+pub(crate) fn encode_pause(pause: &Pause) -> String {
+    format!("{} {}", pause.by as u8, pause.why)
+}
+
+/// The reverse of [`encode_pause`].
+pub(crate) fn decode_pause(text: &str) -> Option<Pause> {
+    let (number, why) = text.split_once(' ')?;
+    let by = PausedBy::from_number(number.parse().ok()?)?;
+    let why = why.into();
+    Some(Pause { by, why })
 }
 
 /// The reverse of [`encode_failures`].

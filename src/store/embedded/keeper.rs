@@ -217,8 +217,8 @@ impl Keeper {
             effects.apply(&mut scheduler, now)
         };
         self.count(accepted, effects.tally);
-        for (batch, why) in effects.policy_paused {
-            tracing::warn!(%batch, reason = %why, "a batch is paused: too much of it failed");
+        for (batch, pause) in effects.policy_paused {
+            tracing::warn!(%batch, reason = %pause.why, "a batch is paused: too much of it failed");
         }
         self.sweeps.extend(effects.ending);
         effects.stops.iter().for_each(CancellationToken::cancel);

@@ -49,6 +49,7 @@ use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
+use crate::domain::pause::Pause;
 use crate::store::{CancelCounts, Created, NewBatch, Settlement, StoreError, Verdict};
 
 pub use self::data_dir::OpenError;
@@ -308,14 +309,14 @@ impl Store {
     /// Pauses a batch: once it answers, nothing of it starts until it is resumed. Attempts that run
     /// end as they will. Repeating it gives it the new reason.
     pub async fn pause_batch(&self, batch: BatchNo, reason: &str) -> Result<Batch, StoreError> {
-        let reason = Some(reason.into());
-        self.pause(Request::Pause { batch, reason }).await
+        let pause = Some(Pause::by_hand(reason));
+        self.pause(Request::Pause { batch, pause }).await
     }
 
     /// Lets a paused batch go on. One that is not paused stays as it is.
     pub async fn resume_batch(&self, batch: BatchNo) -> Result<Batch, StoreError> {
-        let reason = None;
-        self.pause(Request::Pause { batch, reason }).await
+        let pause = None;
+        self.pause(Request::Pause { batch, pause }).await
     }
 
     async fn pause(&self, request: Request) -> Result<Batch, StoreError> {

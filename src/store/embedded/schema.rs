@@ -35,7 +35,7 @@ CREATE TABLE batches(
   fingerprint   BLOB NOT NULL,
   kind          INTEGER NOT NULL,                   -- 0 submitted whole, 1 appended
   state         INTEGER NOT NULL,                   -- domain::batch::BatchState
-  paused        TEXT,                               -- why it is paused, if it is
+  paused        TEXT,                               -- domain::pause::PausedBy, a space, and why, if it is paused
   cause         INTEGER NOT NULL DEFAULT 0,         -- domain::batch::EndCause, 0 if it did not end early
   failures      BLOB,                               -- codec::Failures, NULL if nothing failed
   items         INTEGER NOT NULL,

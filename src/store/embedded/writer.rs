@@ -14,6 +14,7 @@ use crate::base::{clock, limits, tasks};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
+use crate::domain::pause::Pause;
 use crate::store::{CancelCounts, Content, Created, NewBatch, Settlement, StoreError, Verdict};
 
 /// What is asked of the writer.
@@ -32,10 +33,10 @@ pub(crate) enum Request {
     Settle(Vec<Settlement>),
     /// Ends the batches whose time is over.
     EndOverdue,
-    /// Pauses a batch, or without a reason lets it go on.
+    /// Pauses a batch, or without a pause lets it go on.
     Pause {
         batch: BatchNo,
-        reason: Option<Box<str>>,
+        pause: Option<Pause>,
     },
     Cancel {
         batch: BatchNo,

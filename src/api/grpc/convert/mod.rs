@@ -11,7 +11,7 @@ use self::options::options;
 pub(super) use self::upload::{chunk, start};
 use super::batch_service::InputLimits;
 use super::violations::{INVALID_FIELD, Violations};
-use crate::base::clock::{self, Timestamp};
+use crate::base::clock::Timestamp;
 use crate::base::limits;
 use crate::domain::ids::{BatchId, QueueName, RequestId};
 use crate::domain::item::TerminalState;
@@ -102,7 +102,7 @@ pub(crate) fn duration(
     }
 }
 
-/// A time from 1970 until ten years from now, if there is one.
+/// A time since 1970, if there is one.
 fn time(
     wrong: &mut Violations,
     field: &str,
@@ -114,17 +114,11 @@ fn time(
             .saturating_mul(1000)
             .saturating_add(i64::from(nanos) / 1_000_000)
     });
-    let latest = clock::now().plus(limits::DURATION_MAX);
-    match millis.map(Timestamp) {
-        Some(time) if time <= latest => Some(time),
-        Some(_) | None => {
-            let message = format!(
-                "{seconds} s and {nanos} ns are not a time from 1970 until ten years from now"
-            );
-            wrong.add(INVALID_FIELD, field, message);
-            None
-        }
+    if millis.is_none() {
+        let message = format!("{seconds} s and {nanos} ns are not a time since 1970");
+        wrong.add(INVALID_FIELD, field, message);
     }
+    millis.map(Timestamp)
 }
 
 /// An interval of progress messages.

@@ -7,6 +7,7 @@ use crate::domain::batch::{BatchEvent, EndCause};
 use crate::domain::failures::FailureAction;
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::Ending;
+use crate::domain::pause::Pause;
 use crate::store::embedded::rows;
 
 impl Group<'_> {
@@ -76,10 +77,10 @@ impl Group<'_> {
                     && batch.paused.is_none()
                     && batch.has_more()
                 {
-                    let verdict: Box<str> = verdict.into();
-                    batch.paused = Some(verdict.clone());
+                    let pause = Pause::by_policy(&verdict);
+                    batch.paused = Some(pause.clone());
                     let id = batch.head.id.clone();
-                    self.effects.policy_paused.push((id, verdict));
+                    self.effects.policy_paused.push((id, pause));
                 }
             }
         }

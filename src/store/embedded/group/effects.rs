@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Timestamp;
 use crate::domain::ids::{BatchId, BatchNo, ItemKey, QueueName};
+use crate::domain::pause::Pause;
 use crate::domain::tally::Tally;
 use crate::store::embedded::scheduler::{LiveBatch, Past, Scheduler};
 
@@ -29,7 +30,7 @@ pub(crate) struct Effects {
     /// Batches that end early, whose remaining items are to be recorded.
     pub(crate) ending: Vec<BatchNo>,
     /// Batches that their failure policy paused.
-    pub(crate) policy_paused: Vec<(BatchId, Box<str>)>,
+    pub(crate) policy_paused: Vec<(BatchId, Pause)>,
     /// Batches that are over.
     pub(crate) retired: Vec<BatchNo>,
     /// Batches about which something changed.

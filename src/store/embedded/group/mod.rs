@@ -27,6 +27,7 @@ use crate::domain::batch::{BatchEvent, BatchState, EndCause};
 use crate::domain::failures::Failures;
 use crate::domain::ids::{BatchNo, ItemKey, Sequence};
 use crate::domain::item::{Ending, Record};
+use crate::domain::pause::Pause;
 use crate::store::StoreError;
 
 /// A group being staged.
@@ -44,7 +45,7 @@ struct Before {
     state: BatchState,
     total: u32,
     cancel_reason: Box<str>,
-    paused: Option<Box<str>>,
+    paused: Option<Pause>,
     cause: Option<EndCause>,
     failures: Arc<Failures>,
     swept: u32,
@@ -117,8 +118,8 @@ impl<'a> Group<'a> {
                 self.end_overdue();
                 Ok(Answer::Done)
             }
-            Request::Pause { batch, reason } => {
-                let paused = self.pause(*batch, reason.as_deref());
+            Request::Pause { batch, pause } => {
+                let paused = self.pause(*batch, pause.as_ref());
                 paused.map(|batch| Answer::Batch(Box::new(batch)))
             }
             Request::Cancel {

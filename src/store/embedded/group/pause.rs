@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::{Group, Refusal, lock};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
+use crate::domain::pause::Pause;
 use crate::store::StoreError;
 use crate::store::embedded::rows;
 
 impl Group<'_> {
-    /// Pauses a batch for a reason, or lets it go on if there is none.
-    pub(super) fn pause(&mut self, no: BatchNo, reason: Option<&str>) -> Result<Batch, Refusal> {
+    /// Pauses a batch, or lets it go on if there is no pause.
+    pub(super) fn pause(&mut self, no: BatchNo, pause: Option<&Pause>) -> Result<Batch, Refusal> {
         let mut scheduler = lock(self.scheduler);
         let Some(batch) = self.touch(&mut scheduler, no) else {
             drop(scheduler);
@@ -21,13 +22,13 @@ impl Group<'_> {
         if !batch.is_active() {
             return Err(StoreError::Ended.into());
         }
-        if batch.paused.is_some() && reason.is_none() {
+        if batch.paused.is_some() && pause.is_none() {
             let tally = batch.tally;
             Arc::make_mut(&mut batch.failures).resume(&tally);
         }
-        batch.paused = reason.map(Into::into);
+        batch.paused = pause.cloned();
         let snapshot = batch.snapshot();
-        if reason.is_none() {
+        if pause.is_none() {
             self.effects.unpaused.push(no);
         }
         Ok(snapshot)

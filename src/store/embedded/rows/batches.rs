@@ -92,7 +92,7 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
         tally.terminal(),
         batch.finished.map(|at| at.0),
         batch.cancel_reason,
-        batch.paused,
+        batch.paused.as_ref().map(codec::encode_pause),
         batch.cause.map_or(0, |cause| cause as u8),
         codec::encode_failures(&batch.failures),
         batch.head.no.0,
@@ -183,6 +183,13 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     let appended = row.get::<_, i64>(17)? == 1;
     let state =
         BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
+    let paused = match row.get_ref(18)?.as_str_or_null()? {
+        Some(text) => {
+            let pause = codec::decode_pause(text);
+            Some(pause.ok_or_else(|| damaged(18, "pause of a batch"))?)
+        }
+        None => None,
+    };
     let failures = match row.get_ref(20)?.as_blob_or_null()? {
         Some(blob) => {
             codec::decode_failures(blob).map_err(|_| damaged(20, "failures of a batch"))?
@@ -214,7 +221,7 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
             },
             finished: row.get::<_, Option<i64>>(10)?.map(Timestamp),
             cancel_reason: row.get::<_, String>(11)?.into(),
-            paused: row.get::<_, Option<String>>(18)?.map(Into::into),
+            paused,
             cause: EndCause::from_number(row.get(19)?),
             failures: Arc::new(failures),
         },

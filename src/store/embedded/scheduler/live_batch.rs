@@ -17,6 +17,7 @@ use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::failures::Failures;
 use crate::domain::ids::Sequence;
 use crate::domain::item::TerminalState;
+use crate::domain::pause::Pause;
 use crate::domain::tally::Tally;
 use crate::store::embedded::id_index::IdIndex;
 
@@ -70,8 +71,8 @@ pub(crate) struct LiveBatch {
     pub(crate) cause: Option<EndCause>,
     /// What failed, as staged.
     pub(crate) failures: Arc<Failures>,
-    /// Why it is paused, if it is, as staged.
-    pub(crate) paused: Option<Box<str>>,
+    /// Its pause, if it is paused, as staged.
+    pub(crate) paused: Option<Pause>,
     /// Terminal items by state.
     pub(crate) tally: Tally,
     /// Asks all its attempts to stop.

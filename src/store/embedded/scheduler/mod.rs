@@ -152,6 +152,11 @@ impl Scheduler {
         self.batches.values()
     }
 
+    /// The queues that a batch was in since the start.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.queues.keys()
+    }
+
     /// The active batches whose time is over, and why.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(BatchNo, EndCause)> {
         let over = self.time_limits.range(..=(now, BatchNo(u32::MAX)));

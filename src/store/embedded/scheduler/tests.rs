@@ -9,6 +9,7 @@ use super::*;
 use crate::base::limits;
 use crate::domain::batch::{BatchEvent, BatchState};
 use crate::domain::ids::{BatchId, BatchUid};
+use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect};
 
 /// A scheduler with a hand on its clock.
@@ -198,7 +199,7 @@ fn a_paused_batch_stands_aside_and_its_marked_items_too() {
         .resume(key(2, 1), crashed(1, 3), Timestamp(0));
     let pause = |story: &mut Story, paused: Option<&str>| {
         let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
-        batch.paused = paused.map(Into::into);
+        batch.paused = paused.map(Pause::by_hand);
         story.scheduler.wake(BatchNo(1), story.now);
     };
     pause(&mut story, Some(""));
@@ -222,7 +223,7 @@ fn who_waits_to_run_alone_and_is_paused_holds_nobody_back() {
     assert_eq!(story.grant(1), [(1, 0)], "nothing else runs yet");
     story.resume(1, 0, crashed(2, 3), 0);
     let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
-    batch.paused = Some("".into());
+    batch.paused = Some(Pause::by_hand(""));
     assert_eq!(story.grant(9), [(2, 0), (2, 1), (2, 2)]);
 }
 
