@@ -18,7 +18,7 @@ pub(super) enum Exit {
     /// The command line, the input or the configuration is wrong, or the handler's command does not
     /// exist; of a server, that it found a request to be so.
     Usage = 2,
-    /// An item failed or expired.
+    /// An item failed or expired, or the batch did.
     ItemsFailed = 3,
     /// The batch was cancelled.
     Cancelled = 4,

@@ -38,6 +38,9 @@ pub(super) fn batch(batch: &wire::Batch) -> String {
     if !batch.cancel_reason.is_empty() {
         facts.say("cancelled", preview(&batch.cancel_reason, SHOWN_CHARS_MAX));
     }
+    if let Some(options) = &batch.options {
+        told_options(&mut facts, options);
+    }
     if batch.paused {
         let why = preview(&batch.pause_reason, SHOWN_CHARS_MAX);
         facts.say("paused", if why.is_empty() { "yes" } else { &why });
@@ -56,6 +59,15 @@ pub(super) fn batch(batch: &wire::Batch) -> String {
         );
     }
     facts.0
+}
+
+/// What explains why a batch runs, or does not.
+fn told_options(facts: &mut Facts, options: &wire::BatchOptions) {
+    if options.priority != 0 {
+        facts.say("priority", options.priority);
+    }
+    facts.say_some("not before", time(options.not_before.as_ref()));
+    facts.say_some("deadline", time(options.deadline.as_ref()));
 }
 
 /// How many items there are and in which states.

@@ -68,6 +68,11 @@ pub(super) struct BatchJson<'a> {
     labels: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     cancel_reason: &'a str,
+    paused: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pause_reason: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    failure_reasons: BTreeMap<&'a str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     options: Option<OptionsJson<'a>>,
 }
@@ -83,15 +88,40 @@ struct CountsJson {
     expired: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 struct OptionsJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     item_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_policy: Option<RetryJson<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    priority: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_parallelism: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_duration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enough: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure_policy: Option<FailurePolicyJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
+struct FailurePolicyJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_failed_items: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_failed_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_items: Option<u32>,
+    action: &'static str,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
 struct RetryJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
@@ -240,19 +270,45 @@ impl<'a> BatchJson<'a> {
             queue: &batch.queue,
             labels: texts(&batch.labels),
             cancel_reason: &batch.cancel_reason,
+            paused: batch.paused,
+            pause_reason: &batch.pause_reason,
+            failure_reasons: batch
+                .failure_reasons
+                .iter()
+                .map(|(reason, &count)| (reason.as_str(), count))
+                .collect(),
             options: batch.options.as_ref().and_then(OptionsJson::of),
         }
     }
 }
 
 impl<'a> OptionsJson<'a> {
+    /// `None` if nothing is set.
     fn of(options: &'a wire::BatchOptions) -> Option<Self> {
-        let item_timeout = shown::duration(options.item_timeout.as_ref()).map(seconds);
-        let retry_policy = options.retry_policy.as_ref().map(RetryJson::of);
-        (item_timeout.is_some() || retry_policy.is_some()).then_some(Self {
-            item_timeout,
-            retry_policy,
-        })
+        let seconds = |duration| shown::duration(duration).map(seconds);
+        let json = Self {
+            item_timeout: seconds(options.item_timeout.as_ref()),
+            retry_policy: options.retry_policy.as_ref().map(RetryJson::of),
+            priority: options.priority,
+            not_before: shown::time(options.not_before.as_ref()),
+            max_parallelism: options.max_parallelism,
+            deadline: shown::time(options.deadline.as_ref()),
+            max_duration: seconds(options.max_duration.as_ref()),
+            enough: options.enough,
+            failure_policy: options.failure_policy.as_ref().map(FailurePolicyJson::of),
+        };
+        (json != Self::default()).then_some(json)
+    }
+}
+
+impl FailurePolicyJson {
+    fn of(policy: &wire::FailurePolicy) -> Self {
+        Self {
+            max_failed_items: policy.max_failed_items,
+            max_failed_ratio: policy.max_failed_ratio,
+            min_items: policy.min_items,
+            action: shown::failure_action(policy.action),
+        }
     }
 }
 
@@ -359,6 +415,14 @@ impl<'a> Inlined<'a> {
             content_type: (!said).then_some(content.content_type),
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "it is what serde hands over"
+)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 fn texts(map: &std::collections::HashMap<String, String>) -> BTreeMap<&str, &str> {

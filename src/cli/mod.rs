@@ -1,6 +1,7 @@
 //! Floor 6: what a person types. Standard output is data, standard error is talk.
 
 mod backlog;
+mod batch_options;
 mod cancel;
 mod config_show;
 mod connect;
@@ -12,8 +13,10 @@ mod input;
 mod json;
 mod out_dir;
 mod output;
+mod pause;
 mod progress;
 mod refusal;
+mod resume;
 mod run;
 mod serve;
 mod shown;
@@ -52,6 +55,8 @@ enum Command {
     Watch(watch::Arguments),
     Get(get::Arguments),
     Cancel(cancel::Arguments),
+    Pause(pause::Arguments),
+    Resume(resume::Arguments),
     Config(config_show::Arguments),
 }
 
@@ -76,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
+        Command::Pause(arguments) => pause::run(&arguments),
+        Command::Resume(arguments) => resume::run(&arguments),
         Command::Config(arguments) => config_show::run(arguments),
     };
     match ended {

@@ -206,6 +206,16 @@ pub(super) fn batch_state(number: i32) -> &'static str {
     }
 }
 
+/// What a failure policy does, in lower case.
+pub(super) fn failure_action(number: i32) -> &'static str {
+    use wire::FailureAction as Action;
+    match Action::try_from(number) {
+        Ok(Action::Unspecified | Action::Pause) => "pause",
+        Ok(Action::Cancel) => "cancel",
+        Err(_) => "unknown",
+    }
+}
+
 /// A duration, if it is one.
 pub(super) fn duration(wire: Option<&prost_types::Duration>) -> Option<Duration> {
     Duration::try_from(*wire?).ok()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::base::clock::Timestamp;
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
@@ -42,6 +43,15 @@ pub(super) fn retry(retry: RetrySettings) -> wire::RetryPolicy {
 /// A duration for the wire.
 pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).expect("no setting is longer than ten years")
+}
+
+/// A time for the wire.
+pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
+    let nanos = i32::try_from(time.0.rem_euclid(1000) * 1_000_000);
+    prost_types::Timestamp {
+        seconds: time.0.div_euclid(1000),
+        nanos: nanos.expect("less than a second"),
+    }
 }
 
 fn payload(payload: Payload) -> wire::Payload {

@@ -1,8 +1,8 @@
 //! `sooner submit`: an input of any length becomes a batch on a server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::batch_options::OptionArguments;
 use super::connect::{Remote, ServerArguments};
 use super::exit::{self, Exit, Failure};
 use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
@@ -10,11 +10,9 @@ use super::get::out;
 use super::input::InputArguments;
 use super::output::{ResultArguments, streamed};
 use super::progress::{Failures, Progress};
+use super::tell;
 use super::upload::{Stage, Until, Upload, Uploaded};
-use super::{specs, tell};
 use crate::base::{entropy, limits};
-use crate::config::parse_duration;
-use crate::domain::retry::RetrySettings;
 use crate::wire;
 
 /// Submit a batch to a server and print its id
@@ -29,10 +27,11 @@ use crate::wire;
 ///   seq 100 | sooner submit --follow -o output
 ///   sooner submit --batch-id nightly-7 --jsonl prompts.jsonl
 ///
-/// Exit codes: 0 submitted; with --wait or --follow as the batch has ended: 0 every item succeeded,
-/// 3 an item failed or expired, 4 it was cancelled; 2 bad usage, or a bad line in the input; 7 the id
-/// is taken by something else; 9 the server cannot be reached; 10 it has no room; 66 an input that
-/// cannot be read; 74 reading or writing failed; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+/// Exit codes: 0 submitted; with --wait or --follow as the batch has ended: 0 every item succeeded, or
+/// --enough did, 3 an item failed or expired, or the batch did, 4 it was cancelled; 2 bad usage, or a
+/// bad line in the input; 7 the id is taken by something else; 9 the server cannot be reached; 10 it
+/// has no room; 66 an input that cannot be read; 74 reading or writing failed; 129, 130, 143 ended by
+/// SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -60,17 +59,8 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "follow")]
     wait: bool,
 
-    /// Limit of each attempt, such as 30s [default: the queue's]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    item_timeout: Option<Duration>,
-
-    /// Attempts per item [default: the queue's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    max_attempts: Option<u32>,
-
-    /// A mark of your own on the batch; may be repeated
-    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
-    label: Vec<(String, String)>,
+    #[command(flatten)]
+    options: OptionArguments,
 
     #[command(flatten)]
     input: InputArguments,
@@ -210,37 +200,20 @@ impl Position {
                 "batch {id} goes on without us; to go on: sooner watch {id} --after {after}{server}"
             );
         }
-        let items = self.stage.durable();
+        let (items, times) = (self.stage.durable(), arguments.options.fixed_times());
         format!(
-            "batch {id} has the first {items} items and takes more for an hour; to go on, give the same command on the same input with --batch-id {id}"
+            "batch {id} has the first {items} items and takes more for an hour; to go on, give the same command on the same input with --batch-id {id}{times}"
         )
     }
 }
 
 fn start(arguments: &Arguments, id: &str) -> wire::StreamStart {
-    let retry = RetrySettings {
-        max_attempts: arguments.max_attempts,
-        ..RetrySettings::default()
-    };
-    let options = wire::BatchOptions {
-        item_timeout: arguments.item_timeout.map(specs::duration),
-        retry_policy: (retry != RetrySettings::default()).then(|| specs::retry(retry)),
-        labels: arguments.label.iter().cloned().collect(),
-        ..wire::BatchOptions::default()
-    };
     wire::StreamStart {
         batch_id: id.to_owned(),
         queue: arguments.queue.clone(),
-        options: Some(options),
+        options: Some(arguments.options.options()),
         // Only counted, results need no outputs.
         omit_output: !arguments.follow,
         ..wire::StreamStart::default()
     }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} is not of the form NAME=VALUE"))?;
-    Ok((name.to_owned(), value.to_owned()))
 }

@@ -13,9 +13,9 @@ use super::tell;
 /// printed; none is printed twice and none is left out. Ctrl-C leaves the batch alone and says how to
 /// go on. Results are a table on a terminal and JSON lines elsewhere, unless -o says otherwise.
 ///
-/// Exit codes: 0 every item succeeded; 3 an item failed or expired; 4 the batch was cancelled;
-/// 2 bad usage; 6 no such batch; 9 the server cannot be reached; 74 the output cannot be written;
-/// 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+/// Exit codes: 0 every item succeeded, or enough did; 3 an item failed or expired, or the batch did;
+/// 4 the batch was cancelled; 2 bad usage; 6 no such batch; 9 the server cannot be reached; 74 the
+/// output cannot be written; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
