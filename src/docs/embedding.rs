@@ -51,6 +51,10 @@
 //! submitted again attaches. Results come through a [`Results`](crate::Results), which is a `Stream`
 //! with a cursor: whoever was interrupted goes on behind it, in this life of the program or a later one.
 //!
+//! [`BatchOptions`](crate::BatchOptions) has what a batch may be asked for beside its items: whose turn
+//! it is, when it ends early, and what happens when too much of it fails. A batch that
+//! [paused](crate::Sooner::pause), by hand or by itself, goes on with [`resume`](crate::Sooner::resume).
+//!
 //! # How it ends
 //!
 //! | you | what runs |

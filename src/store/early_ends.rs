@@ -8,6 +8,7 @@ use crate::base::clock;
 use crate::domain::batch::{BatchState, EndCause};
 use crate::domain::failures::{FailureAction, FailurePolicy};
 use crate::domain::item::TerminalState;
+use crate::domain::pause::Pause;
 
 impl Fixture {
     async fn create_with(&self, options: BatchOptions, count: u32) -> Batch {
@@ -162,7 +163,7 @@ async fn too_many_failures_pause_a_batch_until_it_is_resumed_and_count_anew() {
     for _ in 0..2 {
         let paused = fixture.store.batch(&id).await.unwrap();
         let told = "failure policy: 2 items failed";
-        assert_eq!(paused.paused.as_deref(), Some(told));
+        assert_eq!(paused.paused, Some(Pause::by_policy(told)));
         assert_eq!(fixture.lease(9).await.len(), 0);
         fixture = fixture.reopen();
     }

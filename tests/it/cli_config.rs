@@ -77,6 +77,22 @@ fn a_wrong_setting_is_told_as_serve_tells_it() {
     let says = "error: sooner.toml: queues.default.slots: 0 is not between 1 and 65536\n";
     assert_eq!(run.stderr, says);
     assert_eq!(show(&place, &["--port", "1"]).code, Some(2));
+    for (settings, says) in [
+        ("max_crashes = 0", "max_crashes: 0 is not between 1 and 100"),
+        (
+            "retry = { jitter = 2.0 }",
+            "retry.jitter: 2 is not between 0 and 1",
+        ),
+        (
+            "retry = { non_retryable_reasons = [\"exit 1\"] }",
+            "retry.non_retryable_reasons[0]: is not one of at most 64 names of A-Z, 0-9 and underscore",
+        ),
+    ] {
+        place.write("sooner.toml", &format!("[queues.default]\n{settings}\n"));
+        let run = show(&place, &[]);
+        let says = format!("error: sooner.toml: queues.default.{says}\n");
+        assert_eq!((run.code, run.stderr), (Some(2), says));
+    }
     place.write("sooner.toml", "[serve]\n");
     let run = show(&place, &[]);
     assert!(

@@ -70,6 +70,90 @@ async fn the_id_is_printed_once_every_item_is_durable() {
 }
 
 #[tokio::test]
+async fn what_a_batch_is_asked_for_is_what_it_is_told_to_have() {
+    let setup = ServerSetup::new("[queues.none]\n");
+    let server = setup.start();
+    let arguments = [
+        "--batch-id=b",
+        "--queue=none",
+        "--priority=-3",
+        "--max-parallelism=2",
+        "--not-before=2001-02-03T04:05:06.5+01:00",
+        "--deadline=+2h",
+        "--max-duration=90m",
+        "--enough=4",
+        "--max-failed=5",
+        "--max-failed-ratio=0.25",
+        "--on-failures=cancel",
+    ];
+    let run = submitted(&server, &arguments, "x\n");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let got = asked(&server, &["get", "b", "-o", "json"]);
+    let mut got: serde_json::Value = serde_json::from_str(&got.stdout).unwrap();
+    let deadline = got["options"]["deadline"].take();
+    assert_eq!(
+        got["options"],
+        serde_json::json!({
+            "priority": -3,
+            "not_before": "2001-02-03T03:05:06.5Z",
+            "max_parallelism": 2,
+            "deadline": null,
+            "max_duration": "5400.0s",
+            "enough": 4,
+            "failure_policy": {
+                "max_failed_items": 5, "max_failed_ratio": 0.25, "action": "cancel"
+            },
+        })
+    );
+    // Both are RFC 3339 in UTC.
+    assert!(deadline.as_str() > got["create_time"].as_str(), "{got}");
+
+    let plain = submitted(&server, &["--batch-id=plain", "--queue=none"], "x\n");
+    assert_eq!(plain.code, Some(0), "{}", plain.stderr);
+    let batch = server.client().await.batch("plain").await.unwrap();
+    let unset = sooner::wire::BatchOptions::default();
+    assert_eq!(batch.options, Some(unset), "only what is given is set");
+
+    for wrong in [
+        "--priority=high",
+        "--max-parallelism=0",
+        "--not-before=tomorrow",
+        "--not-before=2001-02-03T04:05:06",
+        "--deadline=+soon",
+        "--enough=0",
+        "--max-failed=0",
+        "--max-failed-ratio=1.5",
+        "--max-failed-ratio=nan",
+        "--on-failures=pause",
+    ] {
+        let run = submitted(&server, &[wrong], "x\n");
+        assert_eq!(run.code, Some(2), "{wrong}");
+        let flag = wrong.split('=').next().unwrap();
+        assert!(run.stderr.contains(flag), "{wrong}: {}", run.stderr);
+    }
+}
+
+/// The same words would mean another time, and the batch would not be the same.
+#[tokio::test]
+async fn a_time_from_now_is_told_to_whoever_has_to_go_on() {
+    let setup = ServerSetup::new("[queues.none]\n");
+    let server = setup.start();
+    let arguments = ["--jsonl", "--queue=none", "--batch-id=b"];
+    let submit = |deadline: &str, input| {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--deadline", deadline]);
+        submitted(&server, &arguments, input)
+    };
+    let cut = submit("+2h", "{\"input\":1}\n{\n");
+    assert_eq!(cut.code, Some(2));
+    let (_, told) = cut.stderr.split_once("--batch-id b --deadline ").unwrap();
+    let other = submit("+2h", "{\"input\":1}\n");
+    assert_eq!(other.code, Some(7), "{}", other.stderr);
+    let same = submit(told.trim(), "{\"input\":1}\n");
+    assert_eq!(same.code, Some(0), "{}", same.stderr);
+}
+
+#[tokio::test]
 async fn results_are_followed_or_summed_up() {
     let setup = ServerSetup::new(
         "[queues.default]\nhandler = { exec = [\"sh\", \"-c\", \"read x; test $x != 3 && echo $x || exit 65\"] }\n",

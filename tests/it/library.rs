@@ -6,8 +6,8 @@ use std::time::Duration;
 use sooner::wire::WatchBatchRequest;
 use sooner::wire::watch_batch_response::Message;
 use sooner::{
-    Attempt, BatchId, ItemError, ItemSpec, Order, Queue, Results, RetrySettings, Sooner,
-    Submission, handler_fn,
+    Attempt, BatchId, FailurePolicy, ItemError, ItemSpec, Order, PausedBy, Queue, Results,
+    RetrySettings, Sooner, Submission, handler_fn,
 };
 
 use crate::harness::gate::{Gate, OpenAtEnd, place};
@@ -185,6 +185,43 @@ async fn an_attempt_ends_at_its_limit_or_cancel_even_if_its_thread_is_blocked() 
         let over = within(sooner.batch_when_over(&id, Duration::from_secs(60)));
         assert_eq!(over.await.unwrap().tally.succeeded, 1);
     }
+    sooner.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_paused_resumed_and_refused_as_by_a_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Gate::default();
+    let _open = OpenAtEnd(gate.clone());
+    let stay = gate.clone();
+    let waits = sooner::blocking(move |attempt: &Attempt| {
+        stay.pass(place(attempt));
+        Done::Ok("through".to_owned())
+    });
+    let queue = Queue::new(waits).slots(1);
+    let sooner = Sooner::builder(dir.path()).queue("default", queue);
+    let sooner = sooner.open().await.unwrap();
+    let submission = Submission::new(texts(2)).with_batch_id("b").unwrap();
+    let mut results = sooner.submit(submission).await.unwrap();
+    let id = BatchId::parse("b").unwrap();
+    let paused = sooner.pause(&id, &"x".repeat(2000)).await.unwrap();
+    let pause = paused.paused.unwrap();
+    assert_eq!((pause.by, pause.why.len()), (PausedBy::Hand, 1024));
+    let resumed = sooner.resume(&id).await.unwrap();
+    assert_eq!(resumed.paused, None);
+    gate.open();
+    for _ in 0..2 {
+        within(results.next()).await.unwrap().unwrap();
+    }
+    let over = within(sooner.batch_when_over(&id, Duration::from_secs(60)));
+    over.await.unwrap();
+    let late = sooner.pause(&id, "").await.unwrap_err();
+    assert_eq!(late.reason(), "BATCH_FINISHED");
+
+    let mut submission = Submission::new(texts(1));
+    submission.options.failure_policy = Some(FailurePolicy::default());
+    let refused = sooner.submit(submission).await.unwrap_err();
+    assert_eq!(&*refused.violations()[0].field, "options.failure_policy");
     sooner.close().await;
 }
 

@@ -17,6 +17,7 @@ mod cancel_batch;
 mod cli_config;
 mod cli_get;
 mod cli_input;
+mod cli_pause;
 mod cli_submit;
 mod cli_watch;
 mod connections;

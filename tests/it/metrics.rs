@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sooner::wire::SubmitBatchRequest;
+use sooner::wire::{
+    BatchOptions, CreateBatchRequest, FailurePolicy, PauseBatchRequest, ResumeBatchRequest,
+    SubmitBatchRequest,
+};
 
 use crate::harness::client::{next, reason};
 use crate::harness::ops::ask_for;
@@ -144,6 +147,58 @@ async fn what_waits_and_runs_shows() {
 }
 
 #[tokio::test]
+async fn paused_batches_are_counted_by_who_paused_them() {
+    let setup = ServerSetup::new(&format!("{BAD_QUEUE}slots = 1\n[queues.none]\n"));
+    let server = setup.start();
+    let mut client = server.client().await;
+    let of = |queue: &str, reason: &str| {
+        format!("sooner_batches_paused{{queue=\"{queue}\",reason=\"{reason}\"}}")
+    };
+    let create = |id: &str, queue: &str| CreateBatchRequest {
+        batch_id: id.into(),
+        queue: queue.into(),
+        items: vec![item("x"); 3],
+        options: Some(BatchOptions {
+            failure_policy: Some(FailurePolicy {
+                max_failed_items: Some(1),
+                ..FailurePolicy::default()
+            }),
+            ..BatchOptions::default()
+        }),
+        ..CreateBatchRequest::default()
+    };
+    for id in ["one", "two"] {
+        client.stub.create_batch(create(id, "none")).await.unwrap();
+        let (batch_id, reason) = (id.into(), String::new());
+        let request = PauseBatchRequest { batch_id, reason };
+        client.stub.pause_batch(request).await.unwrap();
+    }
+    client
+        .stub
+        .create_batch(create("bad", "bad"))
+        .await
+        .unwrap();
+    let by_itself = of("bad", "failure_policy");
+    server.metric_becomes(&by_itself, |it| it == "1").await;
+    let by_hand = of("none", "hand");
+    let told = server.metrics().await;
+    assert_told(&told, &[(&by_hand, "2"), (&of("bad", "hand"), "0")]);
+
+    server.kill();
+    let server = setup.start();
+    let told = server.metrics().await;
+    assert_told(&told, &[(&by_itself, "1"), (&by_hand, "2")]);
+    let mut client = server.client().await;
+    let batch_id = "one".into();
+    let resume = ResumeBatchRequest { batch_id };
+    client.stub.resume_batch(resume).await.unwrap();
+    client.cancel("bad", &[]).await.unwrap();
+    client.batch_when_over("bad").await;
+    let told = server.metrics().await;
+    assert_told(&told, &[(&by_itself, "0"), (&by_hand, "1")]);
+}
+
+#[tokio::test]
 async fn uploaded_items_are_counted_as_they_become_durable() {
     let setup = ServerSetup::echo();
     let server = setup.start();
@@ -180,16 +235,13 @@ async fn only_readers_that_follow_measure_promptness() {
     let items = vec![gates.free_item("free"), gates.item("a")];
     client.create("batch", items).await.unwrap();
     let gate = gates.arrival("a").await;
-    // It has the first item's record to catch up on, then it follows.
+    // That the next one runs does not say that the first one's record is durable.
+    client.item_when_over("batch", "free").await;
+    // It has that record to catch up on, which is all there is; then it follows.
     let mut watch = client.watch("batch", 0).await.unwrap();
     for _ in 0..2 {
         next(&mut watch).await;
     }
-
-    server
-        .metric_becomes("sooner_watchers", |it| it == "1")
-        .await;
-    // The reader looks once more before it waits; only then it is known to have caught up.
     gate.open();
     next(&mut watch).await;
     assert_told(&server.metrics().await, &[(&measured, "1")]);

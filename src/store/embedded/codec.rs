@@ -477,6 +477,22 @@ mod tests {
     use super::*;
     use crate::domain::attempt::Reason;
 
+    #[test]
+    fn pauses_are_as_rows_have_had_them_and_come_back() {
+        let rows = [
+            (Pause::by_hand(""), "1 "),
+            (Pause::by_hand("2 hot"), "1 2 hot"),
+            (Pause::by_policy("why"), "2 why"),
+        ];
+        for (pause, row) in rows {
+            assert_eq!(encode_pause(&pause), row);
+            assert_eq!(decode_pause(row), Some(pause));
+        }
+        for damaged in ["", "1", "3 who", "x why"] {
+            assert_eq!(decode_pause(damaged), None, "{damaged:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn specs_come_back_as_they_went(
