@@ -84,6 +84,17 @@ impl Trouble {
         place.parse().ok()
     }
 
+    /// Whether the batch takes no more items, as it is sealed, ends or is over.
+    pub(super) fn is_of_sealed_batch(&self) -> bool {
+        let Self::Refused(status) = self else {
+            return false;
+        };
+        matches!(
+            reason(status).as_deref(),
+            Some("BATCH_SEALED" | "BATCH_FINISHED")
+        )
+    }
+
     /// How many items of the upload were durable when it was refused; that count may not have come
     /// as an answer before.
     pub(super) fn durable_items(&self) -> Option<u64> {

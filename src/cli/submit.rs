@@ -152,8 +152,13 @@ async fn bring(
 ) -> Result<Uploaded, Failure> {
     let until = upload.until;
     let mut ended = upload.run(remote, &mut sink).await;
-    if let (Ok(Uploaded::Sealed(uid)), Until::Over) = (&ended, until) {
-        let batch = (upload.start.batch_id.clone(), uid.clone());
+    let left = match &ended {
+        Ok(Uploaded::Sealed(uid)) if until == Until::Over => Some(uid.clone()),
+        Ok(Uploaded::EndedEarly(uid)) => Some(uid.clone()),
+        Ok(Uploaded::Sealed(_) | Uploaded::Followed(_)) | Err(_) => None,
+    };
+    if let Some(uid) = left {
+        let batch = (upload.start.batch_id.clone(), uid);
         ended = follow(remote, batch, &mut sink)
             .await
             .map(Uploaded::Followed);

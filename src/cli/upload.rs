@@ -52,6 +52,8 @@ pub(super) enum Until {
 pub(super) enum Uploaded {
     /// Every item is durable; the batch of this uid may still be going on.
     Sealed(String),
+    /// The batch of that uid takes no more items, as it ends before they do; how, is to be watched.
+    EndedEarly(String),
     /// The batch has ended, or a result could not be printed.
     Followed(Followed),
 }
@@ -153,6 +155,13 @@ impl<'a> Upload<'a> {
             if let Some(durable) = trouble.durable_items() {
                 self.backlog.confirm(durable);
                 self.note(durable);
+            }
+            if trouble.is_of_sealed_batch() && !self.uid.is_empty() && !self.was_sealed {
+                // It was open when we came, and nobody seals it but us: it has ended early.
+                if self.input_is_whole() && self.backlog.is_durable() {
+                    self.stage.sealed.store(true, Ordering::Release);
+                }
+                return Ok(Uploaded::EndedEarly(std::mem::take(&mut self.uid)));
             }
             // Only then is it the first message that is not durable that was refused.
             let at_fault = trouble.place_in_message().filter(|_| !self.was_there);

@@ -88,7 +88,7 @@ fn a_wrong_setting_is_told_as_serve_tells_it() {
             "retry.non_retryable_reasons[0]: is not one of at most 64 names of A-Z, 0-9 and underscore",
         ),
     ] {
-        place.write("sooner.toml", &format!("[queues.default]\n{settings}\n"));
+        place.write("sooner.toml", format!("[queues.default]\n{settings}\n"));
         let run = show(&place, &[]);
         let says = format!("error: sooner.toml: queues.default.{says}\n");
         assert_eq!((run.code, run.stderr), (Some(2), says));
