@@ -199,10 +199,8 @@ async fn too_many_failures_pause_an_upload_whatever_has_come_of_it() {
         fixture.finish_one(Ending::Failed(failed())).await;
     }
     let paused = fixture.store.batch(&batch.head.id).await.unwrap();
-    assert_eq!(
-        paused.paused.as_deref(),
-        Some("failure policy: 2 items failed")
-    );
+    let told = "failure policy: 2 items failed";
+    assert_eq!(paused.paused, Some(Pause::by_policy(told)));
     fixture.store.seal(no, 2).await.unwrap();
     let over = fixture.over().await;
     assert_eq!((over.state, over.paused), (BatchState::Completed, None));
