@@ -597,6 +597,8 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
     assert_eq!(settled.await.unwrap(), [Verdict::Recorded(Sequence(1))]);
     fixture = fixture.reopen();
     assert_eq!(fixture.lease(9).await.len(), 0, "a pause is durable");
+    let found = fixture.store.batch(&batch.head.id).await.unwrap();
+    assert_eq!(found.paused, paused.paused);
     let resumed = fixture.store.resume_batch(no).await.unwrap();
     assert_eq!(resumed.paused, None);
     let last = fixture.lease(2).await;

@@ -68,6 +68,20 @@ async fn a_paused_batch_finishes_what_runs_and_starts_nothing_until_it_is_resume
 }
 
 #[tokio::test]
+async fn a_batch_whose_last_item_ran_when_it_was_paused_is_over_and_not_paused() {
+    let setup = ServerSetup::gated(1, "");
+    let gates = Gates::new(&setup, ["a"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    client.create("batch", vec![gates.item("a")]).await.unwrap();
+    let running = gates.arrival("a").await;
+    pause_batch(&mut client, "batch", "too hot").await.unwrap();
+    running.open();
+    let over = client.batch_when_over("batch").await;
+    assert!(!over.paused && over.pause_reason.is_empty(), "{over:?}");
+}
+
+#[tokio::test]
 async fn what_is_over_is_neither_paused_nor_resumed() {
     let setup = ServerSetup::echo();
     let server = setup.start();
