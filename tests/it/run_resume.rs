@@ -95,9 +95,10 @@ async fn what_was_not_printed_is_printed_and_nothing_done_runs_again() {
         "{}",
         run.stderr
     );
+    // How many have their result depends on how soon it looks: the gate is open.
     assert!(
         run.stderr
-            .contains("1 items have their result, 1 are printed"),
+            .contains("items have their result, 1 are printed, of 2 read so far"),
         "{}",
         run.stderr
     );

@@ -23,6 +23,8 @@ pub(crate) struct UploadCall {
     pub(crate) accepted: StreamAccepted,
     /// Results that came before the answer that was waited for.
     pub(crate) results: Vec<ItemResult>,
+    /// The batch as it ended, if that was said.
+    over: Option<Batch>,
 }
 
 /// A start without settings.
@@ -64,6 +66,7 @@ impl UploadCall {
             headers,
             accepted,
             results: Vec::new(),
+            over: None,
         })
     }
 
@@ -117,17 +120,10 @@ impl UploadCall {
 
     /// Reads to the batch's end.
     pub(crate) async fn ended(mut self) -> (Batch, Vec<ItemResult>) {
-        let mut batch = None;
         // All of it, because signs of life come without end.
-        within(async {
-            while let Some(said) = self.read().await.unwrap() {
-                if let Said::Ended(ended) = said {
-                    batch = ended.batch;
-                }
-            }
-        })
-        .await;
-        (batch.expect("the last answer says ended"), self.results)
+        within(async { while self.read().await.unwrap().is_some() {} }).await;
+        let batch = self.over.expect("the last answer says ended");
+        (batch, self.results)
     }
 
     /// Reads to the error that ends the call.
@@ -156,8 +152,11 @@ impl UploadCall {
     async fn read(&mut self) -> Result<Option<Said>, Status> {
         let answer = within(self.answers.message()).await?;
         let said = answer.map(|answer| answer.message.unwrap());
-        if let Some(Said::Result(result)) = &said {
-            self.results.push(result.clone());
+        match &said {
+            Some(Said::Result(result)) => self.results.push(result.clone()),
+            // It may come before the word that the finish is durable, and instead of it.
+            Some(Said::Ended(ended)) => self.over.clone_from(&ended.batch),
+            Some(Said::Accepted(_) | Said::Ack(_) | Said::Progress(_)) | None => {}
         }
         Ok(said)
     }
