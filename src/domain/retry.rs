@@ -83,7 +83,9 @@ impl RetrySettings {
             let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
             (1..=limits::REASON_CHARS_MAX).contains(&reason.len()) && reason.bytes().all(plain)
         };
-        for (index, reason) in self.non_retryable_reasons.iter().enumerate() {
+        let reasons = self.non_retryable_reasons.iter().enumerate();
+        // The first of those that are too many speaks for all: a message may bring millions.
+        for (index, reason) in reasons.take(limits::LISTED_REASONS_MAX + 1) {
             if index >= limits::LISTED_REASONS_MAX || !is_reason(reason) {
                 check.wrong(
                     format!("non_retryable_reasons[{index}]"),
@@ -156,6 +158,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn too_many_reasons_are_one_problem() {
+        let settings = RetrySettings {
+            non_retryable_reasons: vec!["A".into(); 10_000],
+            ..RetrySettings::default()
+        };
+        let wrong = settings.check();
+        let fields: Vec<_> = wrong.iter().map(|it| &*it.field).collect();
+        assert_eq!(fields, ["non_retryable_reasons[64]"]);
+    }
 
     fn policy(max_attempts: u32, jitter: f64) -> RetryPolicy {
         let settings = RetrySettings {
