@@ -35,6 +35,11 @@ pub const OPEN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How often uploads that nobody goes on with are looked at.
 pub const OPEN_TIMEOUT_LOOK: Duration = Duration::from_secs(1);
 
+/// How long a call that uploads a complete batch anew may be silent before it is told the end
+/// without having sent everything: a caller who only reads sends nothing, and one who sends does so
+/// at once.
+pub const UPLOAD_QUIET: Duration = Duration::from_secs(1);
+
 /// How long the first message of an upload may take: until then the call holds a stream for nothing.
 pub const UPLOAD_START_MAX: Duration = Duration::from_secs(10);
 

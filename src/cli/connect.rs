@@ -1,6 +1,8 @@
 //! How client commands reach a server: where it is, and how long to go on trying.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tonic::transport::{Channel, Endpoint};
@@ -57,6 +59,8 @@ pub(super) struct Remote {
     endpoint: Endpoint,
     url: String,
     retry_for: Option<Duration>,
+    /// Whether the server has ever answered.
+    reached: Arc<AtomicBool>,
 }
 
 /// A connection that is made anew when it breaks.
@@ -72,8 +76,8 @@ pub(super) struct Session {
 pub(super) struct Patience {
     url: String,
     retry_for: Option<Duration>,
-    /// Whether the server has ever answered.
-    reached: bool,
+    /// The remote's.
+    reached: Arc<AtomicBool>,
     /// When the trouble began that is not over yet.
     since: Option<Instant>,
     tries: u32,
@@ -107,6 +111,7 @@ impl ServerArguments {
                 .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT),
             url: self.server.clone(),
             retry_for: self.retry_for,
+            reached: Arc::default(),
         })
     }
 
@@ -134,7 +139,7 @@ impl Remote {
         Patience {
             url: self.url.clone(),
             retry_for: self.retry_for,
-            reached: false,
+            reached: Arc::clone(&self.reached),
             since: None,
             tries: 0,
         }
@@ -185,7 +190,7 @@ impl Session {
 impl Patience {
     /// The server has answered: trouble, if there was any, is over.
     pub(super) fn reward(&mut self) {
-        self.reached = true;
+        self.reached.store(true, Ordering::Relaxed);
         self.since = None;
         self.tries = 0;
     }
@@ -197,12 +202,13 @@ impl Patience {
             return Err(refusal::failure(&trouble, &self.url));
         }
         let now = clock::instant();
-        let longest = self.retry_for.unwrap_or(if self.reached {
+        let reached = self.reached.load(Ordering::Relaxed);
+        let longest = self.retry_for.unwrap_or(if reached {
             RESTART_MAX
         } else {
             FIRST_CONTACT_MAX
         });
-        if self.since.is_none() && self.reached {
+        if self.since.is_none() && reached {
             tell(&format!(
                 "lost the server at {}: {trouble}; trying again",
                 self.url

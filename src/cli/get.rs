@@ -155,9 +155,14 @@ async fn when<T>(
     mut ask: impl AsyncFnMut(Option<prost_types::Duration>) -> Result<T, Failure>,
     is_final: impl Fn(&T) -> bool,
 ) -> Result<T, Failure> {
+    // At once: from then on the server is known to be there, however long it is away later.
+    let now = ask(None).await?;
+    if is_final(&now) {
+        return Ok(now);
+    }
     loop {
         let left = match wait {
-            Wait::No => return ask(None).await,
+            Wait::No => return Ok(now),
             Wait::Ever => limits::WAIT_MAX,
             Wait::UpTo(end) => end
                 .saturating_duration_since(clock::instant())

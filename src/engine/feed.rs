@@ -91,12 +91,14 @@ pub(super) fn check_cursor(batch: &Batch, cursor: Order) -> Result<()> {
     if !ahead {
         return Ok(());
     }
-    let last = batch.last_sequence().0;
+    Err(cursor_ahead(batch.last_sequence()).with("batch_id", &batch.head.id))
+}
+
+/// The error of a cursor ahead of a journal that ends with `last`.
+pub(super) fn cursor_ahead(last: Sequence) -> Error {
+    let last = last.0;
     let message = format!("the cursor is ahead of the journal, whose last sequence is {last}");
-    let error = Error::new(ErrorKind::OutOfRange, "CURSOR_AHEAD", message);
-    Err(error
-        .with("last_sequence", last)
-        .with("batch_id", &batch.head.id))
+    Error::new(ErrorKind::OutOfRange, "CURSOR_AHEAD", message).with("last_sequence", last)
 }
 
 impl Feed {

@@ -176,7 +176,13 @@ impl Engine {
             .max()
             .unwrap_or_default();
         let patience = grace.saturating_sub(stop_grace);
-        self.0.tasks.all_ended().await;
+        // A pool that gives leases back on a full disk waits for room, perhaps for ever.
+        if tokio::time::timeout(grace, self.0.tasks.all_ended())
+            .await
+            .is_err()
+        {
+            tracing::warn!("something still waits for the store; it goes on at the next start");
+        }
         if tokio::time::timeout(patience, self.0.attempts.all_ended())
             .await
             .is_err()

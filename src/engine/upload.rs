@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use super::feed::check_cursor;
+use super::feed::{check_cursor, cursor_ahead};
 use super::submission::parsed;
 use super::uploads::Attachment;
 use super::{Engine, Order};
@@ -90,6 +90,13 @@ impl Engine {
     pub async fn open_upload(&self, start: UploadStart) -> Result<Upload> {
         self.check_not_draining()?;
         let cursor = Order::Completion(start.after);
+        if start.after > Sequence(0) && !start.resume {
+            // A batch that is not there has no result to be behind; it is not created for that.
+            let (id, request_id) = (start.batch_id.as_ref(), start.request_id.as_ref());
+            if self.0.store.find(id, request_id).await?.is_none() {
+                return Err(cursor_ahead(Sequence(0)));
+            }
+        }
         let (batch, created) = if start.resume {
             (self.earlier_upload(&start).await?, false)
         } else {

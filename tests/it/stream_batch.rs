@@ -254,6 +254,33 @@ async fn a_cursor_ahead_is_refused_and_takes_nobodys_place() {
 }
 
 #[tokio::test]
+async fn other_content_is_refused_however_long_the_batch_is_over() {
+    let (_setup, _server, client) = echo().await;
+    let upload = open(&client, "u").await;
+    upload.items(0, numbers(0..3)).await;
+    upload.finish(3).await;
+    upload.ended().await;
+    for (first, items, total, why) in [
+        (0, numbers(5..8), 3, "ITEM_MISMATCH"),
+        (0, numbers(0..4), 4, "BATCH_FINISHED"),
+        (0, numbers(0..2), 2, "WRONG_COUNT"),
+    ] {
+        let mut upload = open(&client, "u").await;
+        assert!(upload.accepted.sealed);
+        upload.items(first, items).await;
+        upload.finish(total).await;
+        assert_eq!(reason(&upload.failed().await), why);
+    }
+    let upload = open(&client, "u").await;
+    upload.items(0, numbers(0..3)).await;
+    upload.finish(3).await;
+    assert_eq!(upload.ended().await.1.len(), 3, "the same is fine");
+    let mut upload = open(&client, "u").await;
+    upload.half_close();
+    assert_eq!(upload.ended().await.1.len(), 3, "so is reading alone");
+}
+
+#[tokio::test]
 async fn a_wrong_total_seals_nothing() {
     let (_setup, _server, mut client) = echo().await;
     let mut upload = open(&client, "u").await;
@@ -392,20 +419,16 @@ async fn the_end_of_the_requests_seals_nothing_but_the_open_timeout_does() {
 
 // Nobody ever attached to it, and so nobody ever ended it.
 #[tokio::test]
-async fn an_upload_whose_caller_was_refused_or_left_too_early_times_out_too() {
+async fn a_start_that_is_refused_creates_nothing() {
     let (_setup, _server, mut client) = echo().await;
     let ahead = StreamStart {
         after_sequence: 5,
-        open_timeout: Some(prost_types::Duration {
-            seconds: 1,
-            nanos: 0,
-        }),
         ..upload_start("ahead")
     };
     let refused = UploadCall::open(&client, ahead).await.unwrap_err();
     assert_eq!(reason(&refused), "CURSOR_AHEAD");
-    let over = client.batch_when_over("ahead").await;
-    assert_eq!(over.state(), BatchState::Cancelled);
+    let nothing = client.batch("ahead").await.unwrap_err();
+    assert_eq!(reason(&nothing), "BATCH_NOT_FOUND");
 }
 
 #[tokio::test]

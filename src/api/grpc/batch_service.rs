@@ -81,6 +81,10 @@ impl BatchApi {
         self.input
     }
 
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
     }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::answer_layer;
 use super::batch_service::{BatchApi, Messages, batch_headers, messages, progress_of};
 use super::convert;
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use super::reader::{Event, Reader};
 use super::render;
 use super::violations::INVALID_FIELD;
@@ -37,7 +37,7 @@ pub(super) struct Start {
     pub(super) progress: Duration,
 }
 
-/// How far an upload is durable.
+/// How far an upload is durable: its items, and whether this call has sealed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Durable {
     items: u32,
@@ -50,6 +50,8 @@ struct Intake {
     requests: Streaming<StreamBatchRequest>,
     upload: Upload,
     durable: watch::Sender<Durable>,
+    /// Fires once everything that the caller sends has been compared with the batch, or stored.
+    compared: CancellationToken,
     /// Fires when nobody reads the answer any more.
     gone: CancellationToken,
 }
@@ -66,6 +68,7 @@ impl BatchApi {
         let start = convert::start(start)?;
         let after = start.upload.after;
         let terms = self.terms(deadline, Some(start.progress))?;
+        let resumes = start.upload.resume;
         let upload = deadline
             .bound(self.engine().open_upload(start.upload))
             .await?;
@@ -79,7 +82,7 @@ impl BatchApi {
         let sealed = batch.state != BatchState::Open;
         let (durable, grows) = watch::channel(Durable {
             items: batch.total,
-            sealed,
+            sealed: false,
         });
         let accepted = StreamAccepted {
             batch_id: batch.head.id.to_string(),
@@ -96,20 +99,60 @@ impl BatchApi {
             requests,
             upload,
             durable,
+            compared: CancellationToken::new(),
             gone: gone.clone(),
         };
-        let (failed, failure) = oneshot::channel();
+        // Who sends a whole batch anew is told whether it is the same one; who resumes need not.
+        let sends_all = sealed && !resumes;
+        let hold = Hold {
+            compared: intake.compared.clone(),
+            closing: self.closing().clone(),
+            deadline,
+        };
+        let (ended, end) = oneshot::channel();
         self.tasks().spawn(async move {
-            if let Err(status) = intake.run().await {
-                // Without a reader there is nobody to tell.
-                failed.send(status).ok();
+            let compared = intake.compared.clone();
+            let outcome = intake.run().await;
+            if outcome.is_ok() {
+                compared.cancel();
+            }
+            // Without a reader there is nobody to tell.
+            ended.send(outcome).ok();
+        });
+        let results = results.then(move |answer| {
+            let hold = sends_all.then(|| hold.clone());
+            async move {
+                match hold {
+                    Some(hold) if is_last(&answer) => hold.release(answer).await,
+                    Some(_) | None => answer,
+                }
             }
         });
-        let durable = stream::select(durable_counts(grows), failures(failure));
+        let durable = stream::select(durable_counts(grows), failures(end));
         let rest = until_over(stream::select(durable, results), gone.drop_guard());
         let first = tokio_stream::once(Ok(said(Said::Accepted(accepted))));
         let stream: Messages<_> = Box::pin(first.chain(rest));
         Ok(headers.map(|()| stream))
+    }
+}
+
+/// What the end of a batch waits for before it is told: else it would overtake what the caller has
+/// sent and nobody has compared yet.
+#[derive(Clone)]
+struct Hold {
+    compared: CancellationToken,
+    closing: CancellationToken,
+    deadline: Deadline,
+}
+
+impl Hold {
+    async fn release(self, last: Answers) -> Answers {
+        tokio::select! {
+            biased;
+            () = self.compared.cancelled() => last,
+            () = self.closing.cancelled() => last,
+            () = self.deadline.passed() => Err(deadline::exceeded().into()),
+        }
     }
 }
 
@@ -139,6 +182,11 @@ impl Intake {
                 () = self.gone.cancelled() => return Ok(()),
                 () = superseded.cancelled() => return Err(self.located(crate::engine::superseded())),
                 request = self.requests.message() => request.map_err(answer_layer::explained)?,
+                () = tokio::time::sleep(limits::UPLOAD_QUIET), if !self.compared.is_cancelled() => {
+                    // Somebody who only wants to read, then.
+                    self.compared.cancel();
+                    continue;
+                }
             };
             // The end of the requests says nothing: a client that is gone looks the same.
             let Some(request) = request else {
@@ -184,6 +232,7 @@ impl Intake {
                 sealed: true,
             };
         });
+        self.compared.cancel();
         Ok(())
     }
 
@@ -256,9 +305,26 @@ fn durable_counts(grows: watch::Receiver<Durable>) -> impl Stream<Item = Answers
     })
 }
 
-/// What ended the intake, if anything did.
-fn failures(failure: oneshot::Receiver<Status>) -> impl Stream<Item = Answers> + Send {
-    stream::once(failure).filter_map(async |failure| failure.ok().map(Err))
+/// What ended the intake, if it was not the caller.
+fn failures(end: oneshot::Receiver<Result<(), Status>>) -> impl Stream<Item = Answers> + Send {
+    stream::once(end).filter_map(async |end| match end {
+        Ok(Ok(())) => None,
+        Ok(Err(status)) => Some(Err(status)),
+        // It panicked: nothing more would ever be durable.
+        Err(_) => {
+            let message = "taking the items in has failed; resume the upload";
+            Some(Err(
+                Error::new(ErrorKind::Internal, "INTERNAL", message).into()
+            ))
+        }
+    })
+}
+
+fn is_last(answer: &Answers) -> bool {
+    match answer {
+        Ok(answer) => matches!(answer.message, Some(Said::Ended(_))),
+        Err(_) => true,
+    }
 }
 
 /// Everything up to the first error or the end of the batch, whichever comes first. The guard falls
@@ -271,10 +337,7 @@ fn until_over(
     stream::unfold(state, |(mut answers, gone)| async move {
         let gone = gone?;
         let answer = answers.next().await?;
-        let is_last = match &answer {
-            Ok(answer) => matches!(answer.message, Some(Said::Ended(_))),
-            Err(_) => true,
-        };
+        let is_last = is_last(&answer);
         Some((answer, (answers, (!is_last).then_some(gone))))
     })
 }

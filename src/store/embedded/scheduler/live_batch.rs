@@ -87,8 +87,8 @@ pub(crate) struct LiveBatch {
     pub(crate) ids: Option<Box<IdIndex>>,
     /// Where the records of a cancel have come to.
     pub(crate) swept: u32,
-    /// Whether its queue has it in line.
-    pub(crate) in_line: bool,
+    /// Its seat in its queue's line, if it sits there.
+    pub(crate) seat: Option<u64>,
     terminal: Bitmap,
     /// The first item never granted; items with a past before or behind it are not its business.
     next: u32,
@@ -118,7 +118,7 @@ impl LiveBatch {
             pasts: HashMap::new(),
             ids: (state == BatchState::Open).then(Box::default),
             swept: 0,
-            in_line: false,
+            seat: None,
             terminal: Bitmap::default(),
             next: 0,
             waiting: BinaryHeap::new(),

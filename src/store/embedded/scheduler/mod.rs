@@ -141,9 +141,15 @@ impl Scheduler {
 
     /// Lets a batch go that is over.
     pub(crate) fn retire(&mut self, no: BatchNo) {
-        let batch = self.batches.remove(&no);
-        if let Some((at, _)) = batch.and_then(|batch| batch.ends_at()) {
+        let Some(batch) = self.batches.remove(&no) else {
+            return;
+        };
+        if let Some((at, _)) = batch.ends_at() {
             self.time_limits.remove(&(at, no));
+        }
+        // In a queue that nobody serves nobody else would take its seat away.
+        if let Some((seat, rotation)) = batch.seat.zip(self.queues.get_mut(&batch.head.queue)) {
+            rotation.turns.leave(seat);
         }
     }
 
@@ -167,13 +173,12 @@ impl Scheduler {
     /// Puts a batch in line, unless it is there.
     pub(crate) fn wake(&mut self, no: BatchNo, now: Timestamp) {
         if let Some(batch) = self.batches.get_mut(&no)
-            && !batch.in_line
+            && batch.seat.is_none()
             && batch.is_active()
         {
-            batch.in_line = true;
             let rotation = self.queues.entry(batch.head.queue.clone()).or_default();
             let priority = batch.head.options.priority;
-            rotation.turns.join(no, priority, now);
+            batch.seat = Some(rotation.turns.join(no, priority, now));
         }
     }
 
@@ -193,7 +198,7 @@ impl Scheduler {
             return;
         }
         batch.wait(item.index, due);
-        if !batch.in_line {
+        if batch.seat.is_none() {
             rotation.sleeping.push(Reverse((due, item.batch)));
         }
     }
@@ -244,6 +249,10 @@ impl Scheduler {
 
     /// When a waiting item of `queue` is due next, if one waits.
     pub(crate) fn next_due(&self, queue: &QueueName) -> Option<Timestamp> {
+        if self.alone.is_some() {
+            // Nothing starts before that one has ended, and then everybody is told.
+            return None;
+        }
         let rotation = self.queues.get(queue)?;
         let unmarked = rotation.sleeping.peek().map(|Reverse((due, _))| *due);
         let marked = rotation.marked_waiting.peek().map(|Reverse((due, _))| *due);
@@ -434,17 +443,17 @@ impl Scheduler {
         {
             rotation.sleeping.pop();
             if let Some(batch) = self.batches.get_mut(&no)
-                && !batch.in_line
+                && batch.seat.is_none()
             {
-                batch.in_line = true;
-                rotation.turns.join(no, batch.head.options.priority, now);
+                let priority = batch.head.options.priority;
+                batch.seat = Some(rotation.turns.join(no, priority, now));
             }
         }
         while let Some(no) = rotation.turns.take(now) {
             let Some(batch) = self.batches.get_mut(&no) else {
                 continue;
             };
-            batch.in_line = false;
+            batch.seat = None;
             if !batch.is_active() {
                 continue;
             }
@@ -456,8 +465,8 @@ impl Scheduler {
                 continue;
             }
             if let Some(index) = batch.take_due(now) {
-                batch.in_line = true;
-                rotation.turns.join(no, batch.head.options.priority, now);
+                let priority = batch.head.options.priority;
+                batch.seat = Some(rotation.turns.join(no, priority, now));
                 return Some(ItemKey { batch: no, index });
             }
             if let Some(due) = batch.next_due() {

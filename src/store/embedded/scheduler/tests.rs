@@ -228,6 +228,28 @@ fn who_waits_to_run_alone_and_is_paused_holds_nobody_back() {
 }
 
 #[test]
+fn a_batch_that_is_over_keeps_no_seat() {
+    let mut story = Story::default();
+    story.admit_to("unserved", 1, 1).admit_to("unserved", 2, 1);
+    story.scheduler.retire(BatchNo(1));
+    let queue = QueueName::parse("unserved").unwrap();
+    assert_eq!(story.scheduler.queues[&queue].turns.len(), 1);
+}
+
+#[test]
+fn while_one_waits_to_run_alone_nobody_looks_for_what_is_due() {
+    let mut story = Story::default();
+    story.admit(1, 2).admit(2, 1);
+    story.grant(3);
+    story.resume(1, 0, crashed(2, 3), 0);
+    story.resume(2, 0, tried(1), 5);
+    story.now = Timestamp(9);
+    assert_eq!(story.grant(1), [], "something runs");
+    let queue = QueueName::default();
+    assert_eq!(story.scheduler.next_due(&queue), None);
+}
+
+#[test]
 fn queues_do_not_see_each_other() {
     let mut story = Story::default();
     story.admit_to("other", 1, 5).admit(2, 1);

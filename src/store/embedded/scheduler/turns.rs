@@ -27,8 +27,8 @@ struct Seat {
 }
 
 impl Turns {
-    /// Sits a batch down behind everybody.
-    pub(crate) fn join(&mut self, batch: BatchNo, priority: i32, now: Timestamp) {
+    /// Sits a batch down behind everybody; answers its place.
+    pub(crate) fn join(&mut self, batch: BatchNo, priority: i32, now: Timestamp) -> u64 {
         let place = self.next;
         self.next += 1;
         let seat = Seat {
@@ -39,6 +39,7 @@ impl Turns {
         self.seats.insert(place, seat);
         let line = self.lines.entry(Reverse(priority)).or_default();
         line.insert(place, batch);
+        place
     }
 
     /// Takes the batch out whose turn it is.
@@ -50,6 +51,11 @@ impl Turns {
             let (_, highest) = self.lines.first_key_value()?;
             *highest.first_key_value()?.0
         };
+        self.leave(place)
+    }
+
+    /// Takes the batch out that sits at a place, if one still does.
+    pub(crate) fn leave(&mut self, place: u64) -> Option<BatchNo> {
         let Seat {
             batch, priority, ..
         } = self.seats.remove(&place)?;
@@ -59,6 +65,12 @@ impl Turns {
             self.lines.remove(&Reverse(priority));
         }
         Some(batch)
+    }
+
+    /// How many batches sit.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len()
     }
 }
 
