@@ -137,7 +137,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             Ok(exit)
         }
         // Nothing is there to go on with, or what is there is not ours.
-        Err(failure) if position.stage.durable() == 0 || failure.exit == Exit::Conflict => {
+        Err(failure)
+            if position.stage.durable() == 0
+                || (failure.exit == Exit::Conflict && !position.stage.was_sealed()) =>
+        {
             Err(failure)
         }
         Err(failure) => Err(failure.and(&format!("hint: {}", position.go_on(arguments)))),
@@ -203,6 +206,11 @@ impl Position {
             let after = self.cursor.after();
             return format!(
                 "batch {id} goes on without us; to go on: sooner watch {id} --after {after}{server}"
+            );
+        }
+        if self.stage.was_sealed() {
+            return format!(
+                "batch {id} had all its items before; choose another --batch-id, or read it: sooner watch {id}{server}"
             );
         }
         let (items, times) = (self.stage.durable(), arguments.options.fixed_times());

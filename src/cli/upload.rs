@@ -24,6 +24,7 @@ use crate::wire::{
 pub(super) struct Stage {
     durable: AtomicU64,
     sealed: AtomicBool,
+    was_sealed: AtomicBool,
 }
 
 impl Stage {
@@ -35,6 +36,11 @@ impl Stage {
     /// Whether it has all of them and knows.
     pub(super) fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Whether it had all its items when this upload began: it takes no more.
+    pub(super) fn was_sealed(&self) -> bool {
+        self.was_sealed.load(Ordering::Acquire)
     }
 }
 
@@ -72,8 +78,6 @@ pub(super) struct Upload<'a> {
     input: Option<io::Result<()>>,
     /// Whether the server had items before this upload sent its first.
     was_there: bool,
-    /// Whether it had all of them.
-    was_sealed: bool,
     /// How far this connection is.
     leg: Leg,
 }
@@ -120,7 +124,6 @@ impl<'a> Upload<'a> {
             uid: String::new(),
             input: None,
             was_there: false,
-            was_sealed: false,
             leg: Leg::Opening,
         }
     }
@@ -156,7 +159,7 @@ impl<'a> Upload<'a> {
                 self.backlog.confirm(durable);
                 self.note(durable);
             }
-            if trouble.is_of_sealed_batch() && !self.uid.is_empty() && !self.was_sealed {
+            if trouble.is_of_sealed_batch() && !self.uid.is_empty() && !self.stage.was_sealed() {
                 // It was open when we came, and nobody seals it but us: it has ended early.
                 if self.input_is_whole() && self.backlog.is_durable() {
                     self.stage.sealed.store(true, Ordering::Release);
@@ -272,7 +275,7 @@ impl<'a> Upload<'a> {
             Some(Said::Progress(progress)) => sink.learn(progress.counts.as_ref()),
             Some(Said::Ended(ended)) => {
                 let batch = ended.batch.unwrap_or_default();
-                if self.was_sealed {
+                if self.stage.was_sealed() {
                     // It was over before it could be compared with all of our input.
                     while self.input.is_none() {
                         self.take_in().await;
@@ -311,7 +314,8 @@ impl<'a> Upload<'a> {
         self.note(accepted.accepted_items);
         if is_first {
             self.was_there = accepted.accepted_items > 0;
-            self.was_sealed = accepted.sealed;
+            let was_sealed = &self.stage.was_sealed;
+            was_sealed.store(accepted.sealed, Ordering::Release);
             self.uid = accepted.batch_uid;
         }
         self.leg = Leg::Sending;

@@ -343,6 +343,11 @@ async fn the_same_command_goes_on_where_a_killed_one_was() {
             other.code,
             other.stderr
         );
+        assert!(
+            other.stderr.contains("choose another --batch-id"),
+            "{}",
+            other.stderr
+        );
         assert_eq!(other.stdout, "");
     }
 }

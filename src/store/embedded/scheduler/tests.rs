@@ -266,7 +266,7 @@ fn a_retry_waits_for_its_time_and_then_goes_first() {
     assert_eq!(
         story.scheduler.next_due(&QueueName::default()),
         None,
-        "the batch is in the ring anyhow"
+        "the batch is in line anyhow"
     );
     story.now = Timestamp(50);
     let tokens = story.tokens(1);
