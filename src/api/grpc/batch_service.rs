@@ -12,35 +12,25 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, SubmitFields};
 use super::deadline::Deadline;
+use super::input_limits::InputLimits;
 use super::reader::{Event, Reader, Terms};
 use super::render;
 use super::violations::{INVALID_FIELD, Violations};
+use super::watch::{Watch, said, watch_messages};
 use crate::base::limits;
 use crate::base::tasks::Tasks;
 use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::ids::Sequence;
-use crate::domain::item::TerminalState;
 use crate::engine::{Engine, Order, Submission, Submitted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::batch_service_server::BatchService;
 use crate::wire::{
     CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, CreateBatchResponse,
     GetBatchRequest, GetBatchResponse, GetItemRequest, GetItemResponse, ItemResult, ItemState,
-    PauseBatchRequest, PauseBatchResponse, ResultOrder, ResumeBatchRequest, ResumeBatchResponse,
+    PauseBatchRequest, PauseBatchResponse, ResumeBatchRequest, ResumeBatchResponse,
     StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest, WatchAttached, WatchBatchRequest,
-    WatchBatchResponse, WatchEnded, WatchProgress, watch_batch_response,
+    WatchBatchResponse, watch_batch_response,
 };
-
-/// Bounds of what a submit may bring, and of how many may be read.
-#[derive(Clone, Copy, Debug)]
-pub struct InputLimits {
-    /// Items of one submit.
-    pub items_max: usize,
-    /// Bytes of one input.
-    pub input_bytes_max: usize,
-    /// Result streams that may be open at once.
-    pub watchers_max: usize,
-}
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -226,7 +216,7 @@ impl BatchService for BatchApi {
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
-        let id = required(wrong, id)?;
+        let id = wrong.required(id)?;
         let found = self.engine.batch_when_over(&id, deadline.clip(wait));
         let batch = deadline.bound(found).await?;
         Ok(Response::new(GetBatchResponse {
@@ -246,7 +236,7 @@ impl BatchService for BatchApi {
             wrong.add(INVALID_FIELD, "item_id", "must not be empty");
         }
         let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
-        let id = required(wrong, id)?;
+        let id = wrong.required(id)?;
         let found = self.engine.item(
             &id,
             &request.item_id,
@@ -276,7 +266,7 @@ impl BatchService for BatchApi {
             wrong.add("TOO_MANY_ITEMS", "item_ids", message);
         }
         convert::check_reason(&mut wrong, &request.reason);
-        let id = required(wrong, id)?;
+        let id = wrong.required(id)?;
         let mut item_ids: Vec<Box<str>> = request.item_ids.into_iter().map(Into::into).collect();
         item_ids.sort_unstable();
         item_ids.dedup();
@@ -300,7 +290,7 @@ impl BatchService for BatchApi {
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         convert::check_reason(&mut wrong, &request.reason);
-        let id = required(wrong, id)?;
+        let id = wrong.required(id)?;
         let paused = self.engine.pause(&id, &request.reason);
         let batch = Some(render::batch(&deadline.bound(paused).await?));
         Ok(Response::new(PauseBatchResponse { batch }))
@@ -313,74 +303,11 @@ impl BatchService for BatchApi {
         let deadline = Deadline::of(request.metadata());
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
-        let id = required(wrong, id)?;
+        let id = wrong.required(id)?;
         let resumed = deadline.bound(self.engine.resume(&id)).await?;
         let batch = Some(render::batch(&resumed));
         Ok(Response::new(ResumeBatchResponse { batch }))
     }
-}
-
-/// A checked watch.
-struct Watch {
-    batch_id: crate::domain::ids::BatchId,
-    from: Order,
-    progress: Duration,
-    states: Vec<TerminalState>,
-}
-
-impl Watch {
-    fn of(request: &WatchBatchRequest) -> Result<Self> {
-        let mut wrong = Violations::default();
-        let id = convert::batch_id(&mut wrong, &request.batch_id);
-        let progress =
-            convert::duration(&mut wrong, "progress_interval", request.progress_interval)
-                .and_then(|interval| convert::progress(&mut wrong, "progress_interval", interval));
-        let states = convert::states(&mut wrong, &request.states);
-        let from = match ResultOrder::try_from(request.order) {
-            Ok(ResultOrder::Unspecified | ResultOrder::Completion) => Order::Completion(Sequence(
-                u32::try_from(request.after_sequence).unwrap_or(u32::MAX),
-            )),
-            Ok(ResultOrder::Index) => {
-                Order::Index(u32::try_from(request.after_index).unwrap_or(u32::MAX))
-            }
-            Err(_) => {
-                wrong.add(
-                    INVALID_FIELD,
-                    "order",
-                    format!("{} is not a known value", request.order),
-                );
-                Order::Index(0)
-            }
-        };
-        match from {
-            Order::Completion(_) if request.after_index != 0 => {
-                wrong.add(INVALID_FIELD, "after_index", "only goes with order INDEX");
-            }
-            Order::Index(_) if request.after_sequence != 0 => {
-                wrong.add(
-                    INVALID_FIELD,
-                    "after_sequence",
-                    "does not go with order INDEX",
-                );
-            }
-            Order::Completion(_) | Order::Index(_) => {}
-        }
-        let batch_id = required(wrong, id)?;
-        let progress = progress.unwrap_or(limits::PROGRESS_INTERVAL_DEFAULT);
-        Ok(Self {
-            batch_id,
-            from,
-            progress,
-            states,
-        })
-    }
-}
-
-/// The value of a field that is there unless it was noted as wrong.
-fn required<T>(wrong: Violations, value: Option<T>) -> Result<T> {
-    wrong
-        .or(value)
-        .map(|value| value.expect("a missing value was noted as wrong"))
 }
 
 fn check_uid(batch: &Batch, uid: &str) -> Result<()> {
@@ -426,50 +353,11 @@ pub(super) fn messages<T: Send + 'static>(
     Box::pin(chunks.flat_map(tokio_stream::iter))
 }
 
-/// How far a reader has come.
-pub(super) fn progress_of(cursor: Order, batch: &Batch) -> WatchProgress {
-    let last_sequence = match cursor {
-        Order::Completion(after) => after.0,
-        // A reader by index has no place in the journal.
-        Order::Index(_) => 0,
-    };
-    WatchProgress {
-        last_sequence: last_sequence.into(),
-        counts: Some(render::counts(batch)),
-    }
-}
-
 fn marker(cursor: Order, batch: &Batch) -> ItemResult {
     ItemResult {
         batch_id: batch.head.id.to_string(),
-        sequence: progress_of(cursor, batch).last_sequence,
+        sequence: render::progress(cursor, batch).last_sequence,
         state: ItemState::Unspecified.into(),
         ..ItemResult::default()
-    }
-}
-
-fn watch_messages(event: Event, omit_output: bool) -> Vec<WatchBatchResponse> {
-    match event {
-        Event::Results(records, batch) => records
-            .into_iter()
-            .map(|record| render::result(record, &batch, omit_output))
-            .map(|result| said(watch_batch_response::Message::Result(result)))
-            .collect(),
-        Event::Progress(cursor, batch) => {
-            let progress = progress_of(cursor, &batch);
-            vec![said(watch_batch_response::Message::Progress(progress))]
-        }
-        Event::Ended(batch) => {
-            let batch = Some(render::batch(&batch));
-            vec![said(watch_batch_response::Message::Ended(WatchEnded {
-                batch,
-            }))]
-        }
-    }
-}
-
-fn said(message: watch_batch_response::Message) -> WatchBatchResponse {
-    WatchBatchResponse {
-        message: Some(message),
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::engine::ItemDetails;
+use crate::engine::{ItemDetails, Order};
 use crate::wire;
 
 /// A batch as it stands.
@@ -237,5 +237,18 @@ fn time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.0.div_euclid(1000),
         nanos: i32::try_from(time.0.rem_euclid(1000) * 1_000_000).expect("less than a second"),
+    }
+}
+
+/// How far a reader has come.
+pub(super) fn progress(cursor: Order, batch: &Batch) -> wire::WatchProgress {
+    let last_sequence = match cursor {
+        Order::Completion(after) => after.0,
+        // A reader by index has no place in the journal.
+        Order::Index(_) => 0,
+    };
+    wire::WatchProgress {
+        last_sequence: last_sequence.into(),
+        counts: Some(counts(batch)),
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answer_layer;
-use super::batch_service::{BatchApi, Messages, batch_headers, messages, progress_of};
+use super::batch_service::{BatchApi, Messages, batch_headers, messages};
 use super::convert;
 use super::deadline::{self, Deadline};
 use super::reader::{Event, Reader};
@@ -349,7 +349,7 @@ fn said_of(event: Event, omit_output: bool) -> Vec<StreamBatchResponse> {
             .map(|record| said(Said::Result(render::result(record, &batch, omit_output))))
             .collect(),
         Event::Progress(cursor, batch) => {
-            vec![said(Said::Progress(progress_of(cursor, &batch)))]
+            vec![said(Said::Progress(render::progress(cursor, &batch)))]
         }
         Event::Ended(batch) => {
             let batch = Some(render::batch(&batch));

@@ -49,4 +49,10 @@ impl Violations {
             Some(reason) => Err(Error::invalid(reason, self.list)),
         }
     }
+
+    /// The value of a field that is there unless it was noted as wrong.
+    pub(crate) fn required<T>(self, value: Option<T>) -> Result<T, Error> {
+        self.or(value)
+            .map(|value| value.expect("a missing value was noted as wrong"))
+    }
 }

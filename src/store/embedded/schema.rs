@@ -33,21 +33,24 @@ CREATE TABLE batches(
   request_id    TEXT,
   uid           BLOB NOT NULL,
   fingerprint   BLOB NOT NULL,
-  kind          INTEGER NOT NULL,                   -- 0 submitted whole, 1 appended
-  state         INTEGER NOT NULL,                   -- domain::batch::BatchState
+  kind          INTEGER NOT NULL,                   -- 0 submitted whole, 1 appended, 2 redriven
+  state         INTEGER NOT NULL,                   -- domain::batch::BatchState; 8 while it is removed
   paused        TEXT,                               -- domain::pause::PausedBy, a space, and why, if it is paused
   cause         INTEGER NOT NULL DEFAULT 0,         -- domain::batch::EndCause, 0 if it did not end early
   failures      BLOB,                               -- codec::Failures, NULL if nothing failed
   items         INTEGER NOT NULL,
+  input_bytes   INTEGER NOT NULL DEFAULT 0,         -- of all its items
   succeeded     INTEGER NOT NULL DEFAULT 0,
   failed        INTEGER NOT NULL DEFAULT 0,
   cancelled     INTEGER NOT NULL DEFAULT 0,
   expired       INTEGER NOT NULL DEFAULT 0,
   last_seq      INTEGER NOT NULL DEFAULT 0,         -- the sum of the four, checked at start
   created_ms    INTEGER NOT NULL,
+  started_ms    INTEGER,                            -- of its first attempt
   finished_ms   INTEGER,
-  expires_ms    INTEGER,
-  delete_at     INTEGER NOT NULL DEFAULT 0,
+  expires_ms    INTEGER,                            -- when it may be removed, once it is over
+  delete_at     INTEGER NOT NULL DEFAULT 0,         -- where a removal in chunks has come to
+  source_id     TEXT,                               -- the batch whose dead letters it runs again
   cancel_reason TEXT NOT NULL DEFAULT '',
   queue         TEXT NOT NULL,
   crc           INTEGER NOT NULL,                   -- over uid and options
@@ -57,6 +60,8 @@ CREATE UNIQUE INDEX batches_id ON batches(tenant, public_id);
 CREATE UNIQUE INDEX batches_request ON batches(tenant, request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX batches_live ON batches(id) WHERE state IN (1, 2, 4);
 CREATE INDEX batches_expiry ON batches(expires_ms) WHERE state IN (3, 5, 6, 7);
+CREATE INDEX batches_removed ON batches(id) WHERE state = 8;
+CREATE INDEX batches_tenant ON batches(tenant, id);
 
 CREATE TABLE items(
   id        INTEGER PRIMARY KEY,                    -- batch << 32 | index
@@ -72,12 +77,13 @@ CREATE TABLE results(
   state       INTEGER NOT NULL,                     -- domain::item::TerminalState
   attempts    INTEGER NOT NULL,
   finished_ms INTEGER NOT NULL,
-  redriven_to INTEGER,
+  redriven_to TEXT,                                 -- the batch that runs it again, '' if it was purged
   meta        BLOB NOT NULL,                        -- codec::ResultMeta
   crc         INTEGER NOT NULL,                     -- over all of the above but redriven_to, and output
   output      BLOB NOT NULL
 ) STRICT;
-CREATE INDEX results_dead ON results(id) WHERE state IN (4, 6);
+CREATE INDEX results_dead ON results(id) WHERE state IN (4, 6) AND redriven_to IS NULL;
+CREATE INDEX results_redriven ON results(id) WHERE redriven_to IS NOT NULL;
 
 -- Executions that ended without a result, and cancels of running items.
 CREATE TABLE attempts(
@@ -96,6 +102,25 @@ CREATE TABLE item_ids(
   batch INTEGER NOT NULL, run INTEGER NOT NULL, h INTEGER NOT NULL, idx INTEGER NOT NULL,
   PRIMARY KEY(batch, run, h, idx)
 ) STRICT, WITHOUT ROWID;
+
+-- Only for items with time limits of their own.
+CREATE TABLE item_times(
+  item INTEGER NOT NULL, kind INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+  PRIMARY KEY(item, kind)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX item_times_due ON item_times(at_ms);
+
+-- Redrives under way: which dead letters of a batch are still to be copied into the new one.
+CREATE TABLE redrives(
+  batch     INTEGER PRIMARY KEY,                    -- the new one
+  source    INTEGER NOT NULL,
+  after_seq INTEGER NOT NULL,
+  until_seq INTEGER NOT NULL,
+  filter    BLOB NOT NULL
+) STRICT;
+
+-- Only queues that are paused.
+CREATE TABLE queues(name TEXT PRIMARY KEY, paused TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// What a connection is for.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::options::{map, retry, timeout};
-use crate::api::grpc::batch_service::InputLimits;
+use crate::api::grpc::input_limits::InputLimits;
 use crate::api::grpc::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;
 use crate::domain::ids;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use self::items::items;
 use self::options::options;
 pub(super) use self::upload::{chunk, start};
-use super::batch_service::InputLimits;
+use super::input_limits::InputLimits;
 use super::violations::{INVALID_FIELD, Violations};
 use crate::base::clock::Timestamp;
 use crate::base::limits;

@@ -1,7 +1,7 @@
 //! The messages of an upload.
 
 use super::{duration, items, optional, options, progress};
-use crate::api::grpc::batch_service::InputLimits;
+use crate::api::grpc::input_limits::InputLimits;
 use crate::api::grpc::stream_batch::Start;
 use crate::api::grpc::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;

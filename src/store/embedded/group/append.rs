@@ -142,9 +142,9 @@ mod tests {
     use super::*;
     use crate::base::clock;
     use crate::store::conformance::new_batch;
+    use crate::store::embedded::operation::{Answer, Request};
     use crate::store::embedded::scheduler::Scheduler;
     use crate::store::embedded::schema::{self, Role};
-    use crate::store::embedded::writer::{Answer, Request};
     use crate::store::{Content, Created};
 
     const RUN: u32 = 65_536;

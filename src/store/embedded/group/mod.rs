@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 
 pub(crate) use self::effects::{Applied, Effects};
+use super::operation::{Answer, Request};
 use super::rows;
 use super::scheduler::{LiveBatch, Scheduler, Undo};
-use super::writer::{Answer, Request};
 use crate::base::clock::Timestamp;
 use crate::domain::batch::{BatchEvent, BatchState, EndCause};
 use crate::domain::failures::Failures;

@@ -1,0 +1,101 @@
+//! What is asked of the writer, what it answers, and the two on their way through its queue.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::domain::batch::Batch;
+use crate::domain::ids::BatchNo;
+use crate::domain::item::ItemSpec;
+use crate::domain::pause::Pause;
+use crate::store::{CancelCounts, Content, Created, NewBatch, Settlement, StoreError, Verdict};
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Create(Box<NewBatch>),
+    Append {
+        batch: BatchNo,
+        first: u32,
+        items: Arc<Vec<ItemSpec>>,
+    },
+    Seal {
+        batch: BatchNo,
+        total: u32,
+    },
+    Settle(Vec<Settlement>),
+    /// Ends the batches whose time is over.
+    EndOverdue,
+    /// Pauses a batch, or without a pause lets it go on.
+    Pause {
+        batch: BatchNo,
+        pause: Option<Pause>,
+    },
+    Cancel {
+        batch: BatchNo,
+        items: Option<Vec<u32>>,
+        reason: Box<str>,
+    },
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Created(Box<Created>),
+    Accepted(u32),
+    Batch(Box<Batch>),
+    Settled(Vec<Verdict>),
+    Cancelled(CancelCounts),
+    Done,
+}
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Result<Answer, StoreError>>,
+    pub(crate) bytes: usize,
+    /// Its place among the bytes that may wait, given back when the operation is gone.
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Request {
+    /// Whether it brings new work, which is refused first when room is short.
+    pub(crate) fn is_new_work(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Append { .. })
+    }
+
+    /// Bytes of payload that it holds while it waits, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let of_items = |items: &[ItemSpec]| {
+            items
+                .iter()
+                .map(|item| 128 + item.input.bytes().len())
+                .sum()
+        };
+        match self {
+            Self::Create(batch) => match &batch.content {
+                Content::Whole(items) => of_items(items),
+                Content::Appended(_) => 0,
+            },
+            Self::Append { items, .. } => of_items(items),
+            Self::Settle(settlements) => {
+                settlements.iter().map(|one| 128 + one.output_bytes()).sum()
+            }
+            Self::Seal { .. } | Self::EndOverdue | Self::Pause { .. } | Self::Cancel { .. } => 0,
+        }
+    }
+}
+
+impl Operation {
+    /// An operation of the store's own, whose outcome nobody waits for.
+    pub(crate) fn unanswered(request: Request) -> Self {
+        let (answer, _) = oneshot::channel();
+        Self {
+            request,
+            answer,
+            bytes: 0,
+            _room: None,
+        }
+    }
+}
