@@ -37,7 +37,8 @@ pub(super) struct Progress {
     first: Option<Duration>,
     told: Instant,
     done: u64,
-    failed: u64,
+    /// Results that are no success, by how the item ended.
+    unsuccessful: BTreeMap<&'static str, u64>,
     total: u64,
     reasons: BTreeMap<String, u64>,
 }
@@ -62,7 +63,7 @@ impl Progress {
             first,
             told: now,
             done: 0,
-            failed: 0,
+            unsuccessful: BTreeMap::new(),
             total: 0,
             reasons,
         }
@@ -75,9 +76,9 @@ impl Progress {
         self.done += 1;
         self.total = total;
         if let Some(error) = &shown.error {
-            self.failed += 1;
+            *self.unsuccessful.entry(shown.state).or_default() += 1;
             *self.reasons.entry(error.reason.to_owned()).or_default() += 1;
-            if self.failures == Failures::Told && self.failed <= FAILURES_TOLD_MAX {
+            if self.failures == Failures::Told && self.unsuccessful() <= FAILURES_TOLD_MAX {
                 self.say(&format!(
                     "item {} {}: {} {}",
                     shown.item_id,
@@ -93,8 +94,10 @@ impl Progress {
         } else if !self.quiet && clock::instant().duration_since(self.told) >= PLAIN_INTERVAL {
             self.told = clock::instant();
             self.say(&format!(
-                "{} of {} items, {} failed",
-                self.done, self.total, self.failed
+                "{} of {} items, {}",
+                self.done,
+                self.total,
+                self.endings()
             ));
         }
     }
@@ -152,16 +155,33 @@ impl Progress {
             .iter()
             .map(|(reason, count)| format!("{reason} {count}"))
             .collect();
-        let failed = if self.failed == 0 {
+        let reasons = if reasons.is_empty() {
             String::new()
         } else {
             format!(" ({})", reasons.join(", "))
         };
+        let (done, endings) = (self.done, self.endings());
         tell(&format!(
-            "{preface}{} items in {took:.2} s ({rate:.0}/s): {} succeeded, {} failed{failed}{first}",
-            self.done,
-            self.done - self.failed,
-            self.failed
+            "{preface}{done} items in {took:.2} s ({rate:.0}/s): {endings}{reasons}{first}"
         ));
+    }
+
+    fn unsuccessful(&self) -> u64 {
+        self.unsuccessful.values().sum()
+    }
+
+    /// How many items ended how; that none failed is worth saying.
+    fn endings(&self) -> String {
+        let of = |state| self.unsuccessful.get(state).copied().unwrap_or_default();
+        let failed = of("failed");
+        let succeeded = self.done - self.unsuccessful();
+        let others = ["expired", "cancelled"]
+            .into_iter()
+            .filter(|state| of(state) > 0);
+        let told = [format!("{succeeded} succeeded"), format!("{failed} failed")];
+        let told = told
+            .into_iter()
+            .chain(others.map(|state| format!("{} {state}", of(state))));
+        told.collect::<Vec<_>>().join(", ")
     }
 }

@@ -204,7 +204,10 @@ async fn how_the_batch_ended_is_the_exit_code() {
     };
     client.stub.create_batch(request).await.unwrap();
     client.cancel("cancelled", &[]).await.unwrap();
-    assert_eq!(asked(&server, &["watch", "cancelled"]).code, Some(4));
+    let cancelled = asked(&server, &["watch", "cancelled"]);
+    assert_eq!(cancelled.code, Some(4));
+    let told = "0 succeeded, 0 failed, 1 cancelled (BATCH_CANCELLED 1)";
+    assert!(cancelled.stderr.contains(told), "{}", cancelled.stderr);
 }
 
 #[tokio::test]
