@@ -128,6 +128,8 @@ pub use self::domain::pause::{Pause, PausedBy};
 #[doc(inline)]
 pub use self::domain::payload::{Body, Payload};
 #[doc(inline)]
+pub use self::domain::rate::Rate;
+#[doc(inline)]
 pub use self::domain::retry::RetrySettings;
 #[doc(inline)]
 pub use self::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, UploadTerms};

@@ -187,6 +187,17 @@ pub const WAITING_ITEMS_MAX: usize = 65_536;
 /// Slots one queue may have.
 pub const SLOTS_MAX: usize = 65_536;
 
+/// Attempts per second that a queue may be limited to, and at once: above it the limit would cost more
+/// than the attempts.
+pub const RATE_MAX: u32 = 1_000_000;
+
+/// The lowest rate of a queue: one attempt in nearly three hours. Below it, pausing is meant.
+pub const RATE_MIN: f64 = 0.0001;
+
+/// How long a pool sleeps at least for its next token: at a high rate it takes several at once
+/// instead of waking up for each.
+pub const RATE_LOOK: Duration = Duration::from_millis(1);
+
 /// Item ids in one cancel.
 pub const CANCEL_ITEMS_MAX: usize = 10_000;
 

@@ -11,6 +11,7 @@ use super::{
 use crate::base::{limits, telemetry};
 use crate::domain::bounds::OutOfBounds;
 use crate::domain::ids::QueueName;
+use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::engine::ItemLog;
 use crate::handler::{Environment, ExecSettings};
@@ -326,6 +327,7 @@ impl Check {
                 default.item_timeout,
             )?,
             retry: self.retry(name, queue)?,
+            rate: self.rate(name, queue.rate.as_ref())?,
         };
         Ok((queue_name, config))
     }
@@ -375,6 +377,14 @@ impl Check {
             }
             _ => Err(self.wrong(&key("handler"), "names one of exec and echo")),
         }
+    }
+
+    fn rate(&self, name: &str, rate: Option<&file::Rate>) -> Checked<Option<Rate>> {
+        let rate = rate.map(|&file::Rate { per_second, burst }| Rate { per_second, burst });
+        let wrong = rate.and_then(|rate| rate.check().into_iter().next());
+        wrong.map_or(Ok(rate), |OutOfBounds { field, problem }| {
+            Err(self.wrong(&format!("queues.{name}.rate.{field}"), problem))
+        })
     }
 
     fn retry(&self, name: &str, queue: &file::Queue) -> Checked<RetrySettings> {

@@ -131,6 +131,7 @@ fn queue(config: &QueueConfig) -> file::Queue {
         slots,
         item_timeout,
         retry,
+        rate,
     } = config;
     let exec = match handler {
         Some(HandlerConfig::Exec(exec)) => Some(exec),
@@ -155,6 +156,10 @@ fn queue(config: &QueueConfig) -> file::Queue {
         slots: Some(*slots),
         item_timeout: Some(duration(*item_timeout)),
         retry: self::retry(retry),
+        rate: rate.map(|rate| file::Rate {
+            per_second: rate.per_second,
+            burst: Some(rate.burst()),
+        }),
         max_crashes: Some(max_crashes),
         kill_grace: exec.map(|exec| duration(exec.kill_grace)),
         output_max: exec.map(|exec| size(exec.output_bytes_max)),

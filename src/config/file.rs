@@ -67,6 +67,7 @@ pub(crate) struct Queue {
     pub(crate) slots: Option<usize>,
     pub(crate) item_timeout: Option<String>,
     pub(crate) retry: Retry,
+    pub(crate) rate: Option<Rate>,
     pub(crate) max_crashes: Option<u32>,
     pub(crate) kill_grace: Option<String>,
     pub(crate) output_max: Option<String>,
@@ -87,6 +88,13 @@ pub(crate) struct Handler {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Echo {
     pub(crate) delay: Option<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
+    pub(crate) burst: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_told_with_its_place_its_value_and_its_bound() {
-        let cases: [(&str, &str); 9] = [
+        let cases: [(&str, &str); 12] = [
             (
                 "[server]\nlisten = \"x\"\n",
                 "sooner.toml: server.listen: \"x\" is not an address",
@@ -243,6 +243,18 @@ mod tests {
             (
                 "[queues.a]\nitem_timeout = \"5\"\n",
                 "queues.a.item_timeout: \"5\" is not a duration",
+            ),
+            (
+                "[queues.a]\nrate = { per_second = 0 }\n",
+                "queues.a.rate.per_second: 0 is not between 0.0001 and 1000000",
+            ),
+            (
+                "[queues.a]\nrate = { per_second = 0.5, burst = 0 }\n",
+                "queues.a.rate.burst: 0 is not between 1 and 1000000",
+            ),
+            (
+                "[queues.a]\nrate = { burst = 1 }\n",
+                "sooner.toml:2: missing field `per_second`",
             ),
             ("[queues.\"a b\"]\n", "queues.a b: holds ' '"),
             (

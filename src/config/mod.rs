@@ -22,6 +22,7 @@ pub use self::quantity::{parse_duration, parse_size};
 use crate::base::limits;
 use crate::base::telemetry;
 use crate::domain::ids::QueueName;
+use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::engine::ItemLog;
 use crate::handler::ExecSettings;
@@ -149,6 +150,8 @@ pub struct QueueConfig {
     pub item_timeout: Duration,
     /// Retry settings; what is unset has the server's defaults.
     pub retry: RetrySettings,
+    /// How many attempts may start per second. Default: as many as there are slots for.
+    pub rate: Option<Rate>,
 }
 
 /// Which handler a queue has.
@@ -171,6 +174,7 @@ impl Config {
             slots: parallelism(),
             item_timeout: Duration::from_secs(600),
             retry: RetrySettings::default(),
+            rate: None,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod item;
 pub mod pause;
 pub mod payload;
+pub mod rate;
 pub mod retry;
 pub mod settings;
 pub mod tally;

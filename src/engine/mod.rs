@@ -20,6 +20,7 @@ mod pace;
 mod pool;
 mod presence;
 mod settler;
+mod slots;
 mod submission;
 mod upload;
 mod uploads;
@@ -40,6 +41,7 @@ use self::presence::Presence;
 pub use self::presence::Stream;
 pub use self::settler::ItemLog;
 use self::settler::Settler;
+use self::slots::Slots;
 pub use self::submission::{Submission, Submitted};
 pub use self::upload::{AppendError, Upload, UploadStart, superseded};
 use self::uploads::Uploads;
@@ -47,6 +49,7 @@ use crate::base::metrics::Metrics;
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
 use crate::domain::ids::QueueName;
+use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::store::Store;
 pub use crate::store::{CancelCounts, Damaged, ItemView};
@@ -62,6 +65,8 @@ pub struct QueueSettings {
     pub item_timeout: Duration,
     /// Retry settings where neither item nor batch sets them.
     pub retry: RetrySettings,
+    /// How many attempts may start per second, if that is limited.
+    pub rate: Option<Rate>,
 }
 
 /// Settings of the engine.
@@ -132,6 +137,7 @@ impl Engine {
                 let pool = Pool {
                     queue: name.clone(),
                     settings: settings.clone(),
+                    slots: Arc::new(Slots::new(settings.slots, settings.rate)),
                     handler: Arc::clone(handler),
                     store: engine.0.store.clone(),
                     settler: engine.0.settler.clone(),

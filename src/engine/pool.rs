@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Executor;
 use super::settler::{ItemLog, Settler, tell_start};
+use super::slots::{Slots, Taken};
 use super::{Handler, QueueSettings};
 use crate::base::metrics::Metrics;
 use crate::base::tasks::Tasks;
@@ -21,6 +22,7 @@ use crate::store::{Lease, Leased, Store, StoreError};
 pub(crate) struct Pool {
     pub(crate) queue: QueueName,
     pub(crate) settings: QueueSettings,
+    pub(crate) slots: Arc<Slots>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) store: Store,
     pub(crate) settler: Settler,
@@ -37,33 +39,44 @@ pub(crate) struct Pool {
 impl Pool {
     /// Leases and runs until the drain begins.
     pub(crate) async fn run(self) {
-        let slots = Arc::new(Semaphore::new(self.settings.slots));
         let crashes_max = self
             .settings
             .retry
             .max_crashes
             .unwrap_or(MAX_CRASHES_DEFAULT);
         let work = self.store.work_hint(&self.queue);
+        let queue_metrics = self.metrics.queue(self.queue.as_str());
         let executor = Arc::new(Executor {
             handler: Arc::clone(&self.handler),
             settings: self.settings.clone(),
             halt: self.halt.clone(),
             input_bytes_max: self.input_bytes_max,
             output_bytes_max: self.output_bytes_max,
-            queue_metrics: self.metrics.queue(self.queue.as_str()),
+            queue_metrics: queue_metrics.clone(),
             metrics: Arc::clone(&self.metrics),
         });
         loop {
-            let free = tokio::select! {
+            let taken = tokio::select! {
                 biased;
                 () = self.draining.cancelled() => return,
-                free = free_slots(&slots) => free,
+                taken = self.slots.take() => taken,
+            };
+            let free = match taken {
+                Taken::Some(free) => free,
+                Taken::Throttled(wait) => {
+                    queue_metrics.throttled();
+                    tokio::select! {
+                        () = self.draining.cancelled() => return,
+                        () = tokio::time::sleep(wait) => continue,
+                    }
+                }
             };
             let want = free.len();
             // Not inside the select: a lease call that is dropped would lose its leases.
             let next_due = match self.store.lease(&self.queue, want, crashes_max).await {
                 Ok(Leased { leases, next_due }) => {
                     let all = leases.len() == want;
+                    self.slots.not_started(want - leases.len());
                     self.start(&executor, leases.into_iter().zip(free).collect());
                     if all {
                         continue;
@@ -73,6 +86,7 @@ impl Pool {
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     tracing::error!(queue = %self.queue, %error, "leasing failed; tried again");
+                    self.slots.not_started(want);
                     None
                 }
             };
@@ -105,17 +119,4 @@ impl Pool {
             }
         });
     }
-}
-
-/// Waits for one free slot and takes all there are. Cancel safe: slots not returned are free again.
-async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
-    let first = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .expect("the slots are never closed");
-    let mut free = vec![first];
-    while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
-        free.push(slot);
-    }
-    free
 }

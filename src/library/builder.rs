@@ -13,6 +13,7 @@ use super::{Front, Inner, Sooner};
 use crate::base::limits;
 use crate::config::{Config, ConfigError, QueueConfig};
 use crate::domain::ids::QueueName;
+use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::engine::{Handler, ItemLog, apart};
 use crate::server::{Handlers, Node, Ports, Purpose, Runtimes, Server, StartError};
@@ -94,6 +95,14 @@ impl Queue {
     #[must_use]
     pub fn retry(mut self, retry: RetrySettings) -> Self {
         self.config.retry = retry;
+        self
+    }
+
+    /// How many attempts may start per second, retries included. Default: as many as there are slots
+    /// for. It concerns this queue alone.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.config.rate = Some(rate);
         self
     }
 }
@@ -199,6 +208,10 @@ impl Builder {
             let wrong = |key: &str, problem| ConfigError::new(at(key), problem);
             if let Some(it) = queue.config.retry.check().into_iter().next() {
                 return Err(wrong(&format!("retry.{}", it.field), it.problem).into());
+            }
+            let out_of_bounds = queue.config.rate.and_then(|rate| rate.check().into_iter().next());
+            if let Some(it) = out_of_bounds {
+                return Err(wrong(&format!("rate.{}", it.field), it.problem).into());
             }
             let id = QueueName::parse(&name).map_err(|problem| wrong("the name", problem))?;
             if let Some(handler) = queue.handler {

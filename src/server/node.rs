@@ -158,6 +158,7 @@ impl Node {
                 slots: queue.slots,
                 item_timeout: queue.item_timeout,
                 retry: queue.retry.clone(),
+                rate: queue.rate,
             };
             (name.clone(), settings)
         });

@@ -14,6 +14,7 @@ pub(super) struct Families {
     queue_wait: Histograms<1>,
     attempt_duration: Histograms<1>,
     attempts: Labelled<Counter, 2>,
+    rate_waits: Labelled<Counter, 1>,
 }
 
 /// How an attempt ended, as its handler had it: whether its outcome still counts is the store's to say.
@@ -32,6 +33,7 @@ pub(crate) struct QueueMetrics {
     queue_wait: Histogram,
     attempt_duration: Histogram,
     attempts: [Counter; ENDS.len()],
+    rate_waits: Counter,
 }
 
 /// In the order of the enum, so that its value is the index.
@@ -55,6 +57,10 @@ impl Families {
             queue_wait,
             attempt_duration,
             attempts: all.labelled("attempts", "Attempts that ended, by queue and outcome"),
+            rate_waits: all.labelled(
+                "rate_waits",
+                "Times that a free slot waited because the queue's rate allowed no attempt, by queue",
+            ),
         }
     }
 
@@ -68,6 +74,7 @@ impl Families {
             queue_wait: self.queue_wait.get_or_create_owned(&queue),
             attempt_duration: self.attempt_duration.get_or_create_owned(&queue),
             attempts,
+            rate_waits: self.rate_waits.get_or_create_owned(&queue),
         }
     }
 }
@@ -76,6 +83,11 @@ impl QueueMetrics {
     /// An attempt was granted after its item had been due this long.
     pub(crate) fn granted(&self, waited: Duration) {
         self.queue_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A free slot has to wait for the queue's rate.
+    pub(crate) fn throttled(&self) {
+        self.rate_waits.inc();
     }
 
     /// An attempt ended.
