@@ -94,8 +94,7 @@ impl TokenBucket {
 
     /// How long until there is a token; zero if there is one.
     pub(crate) fn next_in(&self, now: Instant) -> Duration {
-        self.lack(now)
-            .saturating_sub(self.apart * (self.burst - 1))
+        self.lack(now).saturating_sub(self.apart * (self.burst - 1))
     }
 
     /// How many tokens there are.

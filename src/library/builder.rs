@@ -209,7 +209,10 @@ impl Builder {
             if let Some(it) = queue.config.retry.check().into_iter().next() {
                 return Err(wrong(&format!("retry.{}", it.field), it.problem).into());
             }
-            let out_of_bounds = queue.config.rate.and_then(|rate| rate.check().into_iter().next());
+            let out_of_bounds = queue
+                .config
+                .rate
+                .and_then(|rate| rate.check().into_iter().next());
             if let Some(it) = out_of_bounds {
                 return Err(wrong(&format!("rate.{}", it.field), it.problem).into());
             }

@@ -40,6 +40,7 @@ mod metrics;
 mod ops;
 mod orphans;
 mod pause_batch;
+mod rate_limits;
 mod reflection;
 mod request_budget;
 mod retries;
