@@ -71,11 +71,7 @@ impl Drop for Alone {
 
 /// The store of a directory.
 pub(crate) fn open(data_dir: &std::path::Path) -> Store {
-    let options = StoreOptions {
-        data_dir: data_dir.to_owned(),
-        ballast: false,
-        metrics: Arc::default(),
-    };
+    let options = StoreOptions::new(data_dir.to_owned());
     Store::open(&options).expect("the store can be opened").0
 }
 

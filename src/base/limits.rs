@@ -184,6 +184,18 @@ pub const TURN_AGED: Duration = Duration::from_secs(60);
 /// what a batch of failing items holds in memory.
 pub const WAITING_ITEMS_MAX: usize = 65_536;
 
+/// Room on the disk that is kept for the results of accepted work, at most: new work does not get it.
+pub const DISK_RESERVE_MAX: u64 = 256 << 20;
+
+/// The reserve is no more than this part of the disk: a small one would hold nothing else.
+pub const DISK_RESERVE_DIVISOR: u64 = 20;
+
+/// How old the last look at the disk's room may be when new work comes.
+pub const DISK_LOOK: Duration = Duration::from_secs(1);
+
+/// The largest reserve that may be configured: more than any disk has.
+pub const DISK_RESERVE_CEILING: usize = 1 << 60;
+
 /// Slots one queue may have.
 pub const SLOTS_MAX: usize = 65_536;
 

@@ -13,7 +13,7 @@ use crate::domain::bounds::OutOfBounds;
 use crate::domain::ids::QueueName;
 use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
-use crate::engine::ItemLog;
+use crate::engine::{ItemLog, Reserve};
 use crate::handler::{Environment, ExecSettings};
 
 /// Checks values and says where a wrong one stands.
@@ -202,21 +202,23 @@ impl Check {
     }
 
     pub(super) fn store(&self, store: &file::Store, layers: &Layers) -> Checked<StoreConfig> {
-        if let Some(data_dir) = &layers.data_dir {
-            return Ok(StoreConfig {
-                data_dir: data_dir.clone(),
-            });
-        }
+        let reserve = store.reserve.as_ref().map(|text| {
+            let most = limits::DISK_RESERVE_CEILING;
+            self.size("store.reserve", Some(text), most, most)
+        });
+        let reserve = reserve.transpose()?.map_or(Reserve::Usual, |bytes| {
+            Reserve::Bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
+        });
         let url = store.url.as_deref().unwrap_or("sqlite:sooner-data");
-        match url.strip_prefix("sqlite:").filter(|path| !path.is_empty()) {
-            Some(path) => Ok(StoreConfig {
-                data_dir: path.into(),
-            }),
-            None => Err(self.wrong(
-                "store.url",
-                format!("{url:?} is not of the form \"sqlite:DIRECTORY\""),
-            )),
-        }
+        let data_dir = match (&layers.data_dir, url.strip_prefix("sqlite:")) {
+            (Some(flag), _) => flag.clone(),
+            (None, Some(path)) if !path.is_empty() => path.into(),
+            (None, _) => {
+                let problem = format!("{url:?} is not of the form \"sqlite:DIRECTORY\"");
+                return Err(self.wrong("store.url", problem));
+            }
+        };
+        Ok(StoreConfig { data_dir, reserve })
     }
 
     pub(super) fn limits(&self, wire: &file::Limits) -> Checked<LimitsConfig> {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::base::telemetry::Format;
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryPolicy, RetrySettings};
-use crate::engine::ItemLog;
+use crate::engine::{ItemLog, Reserve};
 use crate::handler::{Environment, ExecSettings};
 
 /// All settings as a file that says each of them would have them.
@@ -73,9 +73,14 @@ fn server(config: &ServerConfig) -> file::Server {
 }
 
 fn store(config: &StoreConfig) -> file::Store {
-    let StoreConfig { data_dir } = config;
+    let StoreConfig { data_dir, reserve } = config;
+    let reserve = match reserve {
+        Reserve::Usual => None,
+        Reserve::Bytes(bytes) => Some(size(usize::try_from(*bytes).unwrap_or(usize::MAX))),
+    };
     file::Store {
         url: Some(format!("sqlite:{}", data_dir.display())),
+        reserve,
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct Server {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Store {
     pub(crate) url: Option<String>,
+    pub(crate) reserve: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

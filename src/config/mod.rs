@@ -24,7 +24,7 @@ use crate::base::telemetry;
 use crate::domain::ids::QueueName;
 use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
-use crate::engine::ItemLog;
+use crate::engine::{ItemLog, Reserve};
 use crate::handler::ExecSettings;
 
 /// A setting that cannot be used: where it stands and what is wrong with it.
@@ -105,6 +105,9 @@ pub struct ConnectionTimes {
 pub struct StoreConfig {
     /// The data directory. Default `./sooner-data`.
     pub data_dir: PathBuf,
+    /// The room of its disk that is kept for results: new work is refused below it. Default a
+    /// twentieth of the disk, but no more than 256 MiB.
+    pub reserve: Reserve,
 }
 
 /// `[limits]`: what one request may bring, and all of them together.

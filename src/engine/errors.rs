@@ -47,7 +47,7 @@ impl From<StoreError> for Error {
             StoreError::DiskFull => Self::new(
                 ErrorKind::Exhausted,
                 "DISK_FULL",
-                "the server's disk is full; accepted batches go on, new ones are refused",
+                "the server's disk is full, or nearly; accepted batches go on, new work is refused until there is room",
             ),
             StoreError::QueueFull => Self::new(
                 ErrorKind::Exhausted,

@@ -52,7 +52,7 @@ use crate::domain::ids::QueueName;
 use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::store::Store;
-pub use crate::store::{CancelCounts, Damaged, ItemView};
+pub use crate::store::{CancelCounts, Damaged, ItemView, Reserve};
 
 /// How a queue computes its items.
 #[derive(Clone, Debug)]

@@ -282,11 +282,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            ballast: false,
-            metrics: Arc::default(),
-        };
+        let options = StoreOptions::new(dir.path().to_owned());
         let (store, _) = Store::open(&options).unwrap();
         (dir, store)
     }

@@ -123,10 +123,10 @@ impl Node {
         runtimes: &Runtimes,
     ) -> Result<Self, StartError> {
         let data_dir = &config.store.data_dir;
-        let ballast = *purpose == Purpose::Serve;
+        let reserve = (*purpose == Purpose::Serve).then_some(config.store.reserve);
         let (store, found) = Store::open(&StoreOptions {
             data_dir: data_dir.clone(),
-            ballast,
+            reserve,
             metrics,
         })?;
         let orphans = found.orphans.iter();

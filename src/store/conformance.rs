@@ -116,13 +116,9 @@ impl Fixture {
 }
 
 pub(super) fn open(dir: &TempDir) -> Store {
-    Store::open(&StoreOptions {
-        data_dir: dir.path().to_owned(),
-        ballast: false,
-        metrics: Arc::default(),
-    })
-    .unwrap()
-    .0
+    Store::open(&StoreOptions::new(dir.path().to_owned()))
+        .unwrap()
+        .0
 }
 
 pub(super) fn items(count: u32) -> Vec<ItemSpec> {

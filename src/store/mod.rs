@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::embedded::{OpenError, Orphan, Recovered, Store, StoreOptions};
+pub use self::embedded::{OpenError, Orphan, Recovered, Reserve, Store, StoreOptions};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchHead};

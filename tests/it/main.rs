@@ -36,6 +36,7 @@ mod kills;
 mod library;
 mod library_ends;
 mod logs;
+mod low_disk;
 mod metrics;
 mod ops;
 mod orphans;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use super::Store;
+use super::disk::Room;
 use crate::base::clock;
 use crate::base::metrics::{Backlog, Footprint};
 use crate::domain::pause::PausedBy;
@@ -52,7 +53,7 @@ impl Store {
         let sizes = self.0.readers.run(move |_, _| {
             // While the store opens and closes there is no log, and then its size is 0.
             let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
-            let room = rustix::fs::statvfs(&database).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+            let room = Room::of(&database).map_or(0, |room| room.free);
             Ok((bytes(&database), bytes(&log), room))
         });
         let (database_bytes, log_bytes, free_bytes) = sizes.await?;

@@ -1,7 +1,6 @@
 //! Flips bits in a store's file: damage is reported, never served.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::domain::attempt::Reason;
 use crate::domain::ids::{BatchId, BatchNo, QueueName, Sequence};
@@ -24,12 +23,7 @@ const UPLOADS: [&str; 2] = ["open", "sealed"];
 const PAGE_BYTES: usize = 16 << 10;
 
 fn open(path: &Path) -> Result<Store, OpenError> {
-    Store::open(&StoreOptions {
-        data_dir: path.to_owned(),
-        ballast: false,
-        metrics: Arc::default(),
-    })
-    .map(|(store, _)| store)
+    Store::open(&StoreOptions::new(path.to_owned())).map(|(store, _)| store)
 }
 
 /// A batch with a result of about 2 KiB for all items but the last, in `path`.

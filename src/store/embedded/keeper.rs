@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::checkpoint;
-use super::group::{Applied, Effects, Group, Refusal};
+use super::disk::{Disk, Room};
+use super::group::{Admission, Applied, Effects, Group, Refusal};
 use super::operation::{Answer, Operation, Request};
 use super::schema;
+use super::{Shared, StoreOptions};
 use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::domain::ids::BatchNo;
@@ -30,6 +31,7 @@ const BALLAST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Keeper {
     db: Connection,
     shared: Arc<Shared>,
+    disk: Disk,
     /// Cancelled batches whose remaining items have no record yet, in turn.
     sweeps: VecDeque<BatchNo>,
     /// Since when the ballast is given up, or was last asked for.
@@ -48,10 +50,16 @@ type Outcomes = Vec<Result<Answer, StoreError>>;
 
 impl Keeper {
     /// A keeper of the store that `db` writes; `sweeps` are the cancels that a restart interrupted.
-    pub(crate) fn new(db: Connection, shared: Arc<Shared>, sweeps: VecDeque<BatchNo>) -> Self {
+    pub(crate) fn new(
+        db: Connection,
+        shared: Arc<Shared>,
+        options: &StoreOptions,
+        sweeps: VecDeque<BatchNo>,
+    ) -> Self {
         Self {
             db,
             shared,
+            disk: Disk::new(&options.data_dir, options.reserve),
             sweeps,
             disk_full_since: None,
         }
@@ -96,6 +104,12 @@ impl Keeper {
             // What room there is belongs to results until the ballast is back.
             refuse_new_work(&mut group);
         }
+        if group
+            .iter()
+            .any(|operation| operation.request.is_new_work())
+        {
+            self.disk.look(clock::instant(), Room::of);
+        }
         loop {
             if self.shared.fatal.is_cancelled() {
                 // Another thread could not write: nothing is committed on top of that.
@@ -135,6 +149,7 @@ impl Keeper {
     /// What is due between two transactions.
     pub(crate) fn after_commit(&mut self, bytes: usize) -> Result<(), Fatal> {
         self.shared.checkpoints.note_commit(bytes);
+        self.disk.note_written(bytes);
         if self.shared.checkpoints.take_request()
             && let Err(error) = schema::checkpoint(&self.db, "PASSIVE")
             && !checkpoint::may_be_repeated(&error)
@@ -169,7 +184,10 @@ impl Keeper {
     ) -> rusqlite::Result<(Outcomes, Effects)> {
         let began = clock::instant();
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut staged = Group::new(&self.db, &self.shared.scheduler, now);
+        let admission = Admission {
+            disk_is_low: self.disk.is_low(),
+        };
+        let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission);
         let mut swept = Vec::new();
         let outcome = stage_all(&mut staged, group, self.sweeps.front().copied(), &mut swept)
             .and_then(|outcomes| {

@@ -14,6 +14,7 @@ mod codec;
 #[cfg(test)]
 mod damage;
 mod data_dir;
+mod disk;
 mod group;
 mod hints;
 mod id_index;
@@ -55,6 +56,7 @@ use crate::domain::pause::Pause;
 use crate::store::{CancelCounts, Created, NewBatch, Settlement, StoreError, Verdict};
 
 pub use self::data_dir::OpenError;
+pub use self::disk::Reserve;
 pub use self::recovery::{Orphan, Recovered};
 
 /// How a store is opened.
@@ -62,10 +64,22 @@ pub use self::recovery::{Orphan, Recovered};
 pub struct StoreOptions {
     /// The data directory; created if it is not there.
     pub data_dir: PathBuf,
-    /// Whether room is set aside in it, so that results still land when the disk is full.
-    pub ballast: bool,
+    /// The room that is kept for results when the disk is nearly full. With one, some is set aside
+    /// too, for when it is full.
+    pub reserve: Option<Reserve>,
     /// Where it counts, and whoever stands on it too.
     pub metrics: Arc<Metrics>,
+}
+
+impl StoreOptions {
+    /// A store that keeps no room for results and counts for itself.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            reserve: None,
+            metrics: Arc::default(),
+        }
+    }
 }
 
 /// The store. Clones are handles to the same one.
@@ -176,7 +190,7 @@ impl Store {
         db.execute_batch("COMMIT").map_err(sqlite)?;
         // Only now: the marks are durable.
         let in_flight = InFlight::create(&dir.in_flight()).map_err(io)?;
-        if options.ballast {
+        if options.reserve.is_some() {
             dir.keep_ballast();
         }
         dir.sync_names().map_err(io)?;
@@ -196,10 +210,10 @@ impl Store {
             fatal,
             closing: AtomicBool::new(false),
             released: AtomicBool::new(false),
-            ballast: options.ballast,
+            ballast: options.reserve.is_some(),
             metrics: Arc::clone(&options.metrics),
         });
-        let mut keeper = Keeper::new(db, Arc::clone(&shared), restored.sweeps);
+        let mut keeper = Keeper::new(db, Arc::clone(&shared), options, restored.sweeps);
         if !restored.cancels.is_empty() && keeper.finish_cancels(restored.cancels).is_err() {
             return Err(io(std::io::Error::other(
                 "recording the cancels of the last run failed",

@@ -24,6 +24,7 @@ impl Group<'_> {
         first: u32,
         items: &[ItemSpec],
     ) -> Result<u32, Refusal> {
+        self.admission.check()?;
         let ids = rows::entries(first, items);
         let chunk = Chunk { first, items, ids };
         let (total, suspects) = {
@@ -142,6 +143,7 @@ mod tests {
     use super::*;
     use crate::base::clock;
     use crate::store::conformance::new_batch;
+    use crate::store::embedded::group::Admission;
     use crate::store::embedded::operation::{Answer, Request};
     use crate::store::embedded::scheduler::Scheduler;
     use crate::store::embedded::schema::{self, Role};
@@ -171,7 +173,12 @@ mod tests {
         /// A group of one operation, that is committed or, as on a full disk, rolled back.
         fn write(&self, request: &Request, commits: bool) -> Result<Answer, StoreError> {
             self.db.execute_batch("BEGIN IMMEDIATE").unwrap();
-            let mut group = Group::new(&self.db, &self.scheduler, clock::now());
+            let mut group = Group::new(
+                &self.db,
+                &self.scheduler,
+                clock::now(),
+                Admission::default(),
+            );
             let answer = group.stage(request).map_err(|refusal| match refusal {
                 Refusal::Refused(refused) => refused,
                 Refusal::Failed(error) => panic!("{error}"),

@@ -5,6 +5,7 @@
 //! scheduler either can be taken back ([`Undo`]) or waits in [`Effects`] until the commit: nothing
 //! new is granted or visible before.
 
+mod admission;
 mod append;
 mod cancel;
 mod early;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
+pub(crate) use self::admission::Admission;
 pub(crate) use self::effects::{Applied, Effects};
 use super::operation::{Answer, Request};
 use super::rows;
@@ -35,6 +37,7 @@ pub(crate) struct Group<'a> {
     db: &'a Connection,
     scheduler: &'a Mutex<Scheduler>,
     now: Timestamp,
+    admission: Admission,
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
@@ -84,12 +87,18 @@ impl From<StoreError> for Refusal {
 
 impl<'a> Group<'a> {
     /// An empty group. The caller has begun a transaction on `db`.
-    pub(crate) fn new(db: &'a Connection, scheduler: &'a Mutex<Scheduler>, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        db: &'a Connection,
+        scheduler: &'a Mutex<Scheduler>,
+        now: Timestamp,
+        admission: Admission,
+    ) -> Self {
         let (undo, touched, effects) = (Vec::new(), BTreeMap::new(), Effects::default());
         Self {
             db,
             scheduler,
             now,
+            admission,
             undo,
             touched,
             effects,

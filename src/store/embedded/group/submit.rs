@@ -19,6 +19,7 @@ impl Group<'_> {
             }
             return Ok(Created::Existing(batch));
         }
+        self.admission.check()?;
         let (items, state): (&[ItemSpec], _) = match &new.content {
             Content::Whole(items) => (items, BatchState::Running),
             Content::Appended(_) => (&[], BatchState::Open),
