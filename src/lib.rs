@@ -120,7 +120,7 @@ pub use self::domain::batch::{Batch, BatchState, EndCause};
 #[doc(inline)]
 pub use self::domain::failures::{FailureAction, FailurePolicy, Failures};
 #[doc(inline)]
-pub use self::domain::ids::{BatchId, QueueName, RequestId, Sequence};
+pub use self::domain::ids::{BatchId, BatchName, QueueName, RequestId, Sequence, Tenant};
 #[doc(inline)]
 pub use self::domain::item::{Ending, ItemSpec, Record, TerminalState};
 #[doc(inline)]

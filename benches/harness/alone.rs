@@ -8,7 +8,7 @@ use sooner::base::tasks::Tasks;
 use sooner::base::{clock, entropy};
 use sooner::domain::batch::Batch;
 use sooner::domain::fingerprint::fingerprint;
-use sooner::domain::ids::{BatchUid, QueueName};
+use sooner::domain::ids::{BatchUid, QueueName, Tenant};
 use sooner::domain::item::{Ending, ItemSpec};
 use sooner::domain::payload::Payload;
 use sooner::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
@@ -79,6 +79,7 @@ pub(crate) fn open(data_dir: &std::path::Path) -> Store {
 pub(crate) async fn open_batch(store: &Store) -> Batch {
     let options = BatchOptions::default();
     let new = NewBatch {
+        tenant: Tenant::default(),
         id: None,
         request_id: None,
         uid: BatchUid(entropy::uuid()),

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use super::exit::{Exit, Failure};
@@ -12,6 +15,7 @@ use super::refusal::{self, Trouble};
 use super::tell;
 use crate::base::{clock, entropy, limits};
 use crate::config::parse_duration;
+use crate::domain::ids::Tenant;
 use crate::wire::batch_service_client::BatchServiceClient;
 
 /// Where a server listens unless something else is said.
@@ -34,7 +38,14 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The generated client.
-pub(super) type Stub = BatchServiceClient<Channel>;
+pub(super) type Stub = BatchServiceClient<Line>;
+
+/// A connection whose calls act for a tenant.
+pub(super) type Line = InterceptedService<Channel, OnBehalf>;
+
+/// Says on whose behalf calls are made, if somebody said so.
+#[derive(Clone, Debug)]
+pub(super) struct OnBehalf(Option<MetadataValue<Ascii>>);
 
 /// Which server is asked, and how patiently.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,6 +62,10 @@ pub(super) struct ServerArguments {
     /// How long to try again while the server cannot be reached [default: 3s, or 10m once it was]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     retry_for: Option<Duration>,
+
+    /// Act for this tenant, on a server that trusts the header `sooner-tenant`
+    #[arg(long, value_name = "NAME", env = "SOONER_TENANT", value_parser = Tenant::parse)]
+    tenant: Option<Tenant>,
 }
 
 /// A server's address, checked.
@@ -58,6 +73,7 @@ pub(super) struct ServerArguments {
 pub(super) struct Remote {
     endpoint: Endpoint,
     url: String,
+    tenant: OnBehalf,
     retry_for: Option<Duration>,
     /// Whether the server has ever answered.
     reached: Arc<AtomicBool>,
@@ -110,28 +126,35 @@ impl ServerArguments {
                 .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT),
             url: self.server.clone(),
+            tenant: OnBehalf::of(self.tenant.as_ref()),
             retry_for: self.retry_for,
             reached: Arc::default(),
         })
     }
 
-    /// What must be added to a command for it to reach the same server.
+    /// What must be added to a command for it to reach the same server as the same tenant.
     pub(super) fn flags(&self) -> String {
-        if self.server == DEFAULT_SERVER {
-            String::new()
-        } else {
-            format!(" --server {}", self.server)
-        }
+        let is_other = self.server != DEFAULT_SERVER;
+        let server = is_other.then(|| format!(" --server {}", self.server));
+        let tenant = self.tenant.as_ref();
+        let tenant = tenant.map(|tenant| format!(" --tenant {tenant}"));
+        server.into_iter().chain(tenant).collect()
     }
 }
 
 impl Remote {
     /// A connection.
     pub(super) async fn connect(&self) -> Result<Stub, Trouble> {
-        let channel = self.endpoint.connect().await?;
+        let line = self.line().await?;
         // An item as it was submitted, its result and its failed attempts come in one message.
         let largest = 2 * limits::message_bytes_max(limits::INPUT_BYTES_CEILING);
-        Ok(BatchServiceClient::new(channel).max_decoding_message_size(largest))
+        Ok(BatchServiceClient::new(line).max_decoding_message_size(largest))
+    }
+
+    /// What the clients of all services speak over.
+    async fn line(&self) -> Result<Line, Trouble> {
+        let channel = self.endpoint.connect().await?;
+        Ok(InterceptedService::new(channel, self.tenant.clone()))
     }
 
     /// Fresh patience for one piece of work.
@@ -152,6 +175,27 @@ impl Remote {
             patience: self.patience(),
             stub: None,
         }
+    }
+}
+
+impl OnBehalf {
+    fn of(tenant: Option<&Tenant>) -> Self {
+        let value = tenant.map(|tenant| tenant.as_str().parse().expect("a tenant's name is ASCII"));
+        Self(value)
+    }
+}
+
+impl Interceptor for OnBehalf {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(tenant) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("sooner-tenant", tenant.clone());
+        }
+        Ok(request)
     }
 }
 
@@ -240,6 +284,7 @@ mod tests {
         ServerArguments {
             server: server.into(),
             retry_for: None,
+            tenant: None,
         }
     }
 

@@ -209,7 +209,7 @@ mod tests {
     use crate::base::clock::Timestamp;
     use crate::domain::attempt::ItemError;
     use crate::domain::batch::BatchHead;
-    use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
+    use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence, Tenant};
     use crate::domain::item::{Ending, Record};
     use crate::domain::payload::{Body, JSON, Payload};
 
@@ -227,6 +227,7 @@ mod tests {
         };
         let head = BatchHead {
             no: BatchNo(1),
+            tenant: Tenant::default(),
             id: BatchId::parse("b").unwrap(),
             uid: BatchUid(uuid::Uuid::nil()),
             queue: QueueName::default(),

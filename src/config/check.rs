@@ -97,6 +97,7 @@ impl Check {
             listen,
             ops_listen,
             insecure,
+            trust_tenant_header: server.trust_tenant_header.unwrap_or(false),
             drain_delay: self.duration(
                 "server.drain_delay",
                 server.drain_delay.as_ref(),

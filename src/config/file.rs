@@ -21,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) listen: Option<String>,
     pub(crate) ops_listen: Option<String>,
     pub(crate) insecure: Option<bool>,
+    pub(crate) trust_tenant_header: Option<bool>,
     pub(crate) drain_delay: Option<String>,
     pub(crate) drain_grace: Option<String>,
     pub(crate) disconnect_grace: Option<String>,

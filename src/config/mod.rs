@@ -71,6 +71,8 @@ pub struct ServerConfig {
     pub ops_listen: SocketAddr,
     /// Whether an address beyond loopback is allowed without anything that guards it. Default false.
     pub insecure: bool,
+    /// Whether the header `sooner-tenant` names a call's tenant. Default false: it is not looked at.
+    pub trust_tenant_header: bool,
     /// How long calls are still taken after health has said no. Default 0 s.
     pub drain_delay: Duration,
     /// How long a drain may take after that in all. Default 30 s.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::Reason;
 use crate::domain::failures::Failures;
-use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, Sequence};
+use crate::domain::ids::{BatchId, BatchName, BatchNo, BatchUid, QueueName, Sequence, Tenant};
 use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::domain::tally::Tally;
@@ -168,7 +168,9 @@ impl BatchState {
 pub struct BatchHead {
     /// Its number inside the store.
     pub no: BatchNo,
-    /// Its name.
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// How its tenant calls it.
     pub id: BatchId,
     /// The server's own name of it.
     pub uid: BatchUid,
@@ -182,6 +184,16 @@ pub struct BatchHead {
     pub upload: Option<UploadTerms>,
     /// When it was accepted.
     pub created: Timestamp,
+}
+
+impl BatchHead {
+    /// What it is looked up by.
+    pub fn name(&self) -> BatchName {
+        BatchName {
+            tenant: self.tenant.clone(),
+            id: self.id.clone(),
+        }
+    }
 }
 
 /// A batch as it stands.

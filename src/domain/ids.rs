@@ -7,9 +7,23 @@ use uuid::Uuid;
 
 use crate::base::limits;
 
-/// A batch's name: the caller's, or a `UUIDv7` of the server's.
+/// On whose behalf a caller acts. Tenants see nothing of each other: the ids and keys of their batches
+/// are their own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(Arc<str>);
+
+/// A batch's id: the caller's, or a `UUIDv7` of the server's. Unique within its tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BatchId(Arc<str>);
+
+/// What a batch is looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BatchName {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// How its tenant calls it.
+    pub id: BatchId,
+}
 
 /// The server's own name of a batch. Never reused, unlike a [`BatchId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +40,9 @@ pub struct RequestId(Arc<str>);
 /// The name by which items find a handler.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueName(Arc<str>);
+
+/// The tenant of everybody who is no other.
+const DEFAULT_TENANT: &str = "default";
 
 /// An item inside the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,14 +68,60 @@ pub struct LeaseToken {
     pub nonce: u128,
 }
 
+impl Tenant {
+    /// Checks a tenant's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        plain_name(text, limits::NAME_CHARS_MAX).map(Self)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The tenant's batch of that id.
+    pub fn batch(self, id: BatchId) -> BatchName {
+        BatchName { tenant: self, id }
+    }
+
+    /// The name as text, where there is something to tell apart.
+    pub fn unless_default(&self) -> Option<&str> {
+        (self.as_str() != DEFAULT_TENANT).then_some(self.as_str())
+    }
+}
+
+impl Default for Tenant {
+    /// Everybody, where nobody says who is who.
+    fn default() -> Self {
+        Self(DEFAULT_TENANT.into())
+    }
+}
+
+impl From<BatchId> for BatchName {
+    /// A batch of the default tenant.
+    fn from(id: BatchId) -> Self {
+        let tenant = Tenant::default();
+        Self { tenant, id }
+    }
+}
+
+impl From<&BatchId> for BatchName {
+    /// A batch of the default tenant.
+    fn from(id: &BatchId) -> Self {
+        id.clone().into()
+    }
+}
+
+impl From<&Self> for BatchName {
+    fn from(name: &Self) -> Self {
+        name.clone()
+    }
+}
+
 impl BatchId {
     /// Checks a caller's id: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. A colon would end a REST path's id.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let first = text.chars().next().ok_or("must not be empty")?;
-        if !first.is_ascii_alphanumeric() {
-            return Err(format!("{text:?} does not start with a letter or digit"));
-        }
-        name(text, limits::BATCH_ID_CHARS_MAX).map(Self)
+        plain_name(text, limits::BATCH_ID_CHARS_MAX).map(Self)
     }
 
     /// The id as text.
@@ -161,6 +224,29 @@ pub fn name(text: &str, chars_max: usize) -> Result<Arc<str>, String> {
     }
 }
 
+/// Checks a name that begins with a letter or digit.
+fn plain_name(text: &str, chars_max: usize) -> Result<Arc<str>, String> {
+    match text.chars().next() {
+        Some(first) if !first.is_ascii_alphanumeric() => {
+            Err(format!("{text:?} does not start with a letter or digit"))
+        }
+        Some(_) | None => name(text, chars_max),
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id alone: whoever is told of a batch is of its tenant.
+impl fmt::Display for BatchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -190,6 +276,16 @@ mod tests {
         }
         for bad in ["", ".a", "-a", "a:b", "a b", "a/b", "ä", &"x".repeat(129)] {
             assert!(BatchId::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tenants_are_short_names() {
+        for good in ["a", "0", "Team-7.x_y", &"x".repeat(64)] {
+            assert!(Tenant::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "a b", "a,b", "ä", &"x".repeat(65)] {
+            assert!(Tenant::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
-use crate::domain::ids::BatchId;
+use crate::domain::ids::BatchName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{CancelCounts, ItemView, StoreError};
 
@@ -20,22 +20,22 @@ pub struct ItemDetails {
 
 impl Engine {
     /// The batch of that name.
-    pub async fn batch(&self, id: &BatchId) -> Result<Batch> {
+    pub async fn batch(&self, name: &BatchName) -> Result<Batch> {
         self.0
             .store
-            .batch(id)
+            .batch(name)
             .await
-            .map_err(|error| named(error, id))
+            .map_err(|error| named(error, name))
     }
 
     /// The batch of that name, once it is over or `wait` has passed.
-    pub async fn batch_when_over(&self, id: &BatchId, wait: Duration) -> Result<Batch> {
+    pub async fn batch_when_over(&self, name: &BatchName, wait: Duration) -> Result<Batch> {
         let until = clock::now().plus(wait);
-        let mut batch = self.batch(id).await?;
+        let mut batch = self.batch(name).await?;
         let mut hint = self.0.store.journal_hint(batch.head.no);
         loop {
             hint.borrow_and_update();
-            batch = self.batch(id).await.unwrap_or(batch);
+            batch = self.batch(name).await.unwrap_or(batch);
             let left = until.since(clock::now());
             if batch.state.is_terminal() || left.is_zero() || self.0.draining.is_cancelled() {
                 return Ok(batch);
@@ -47,16 +47,16 @@ impl Engine {
     /// An item, once it is terminal or `wait` has passed.
     pub async fn item(
         &self,
-        batch_id: &BatchId,
+        name: &BatchName,
         item_id: &str,
         wait: Duration,
         with_spec: bool,
     ) -> Result<ItemDetails> {
         let until = clock::now().plus(wait);
-        let batch = self.batch(batch_id).await?;
+        let batch = self.batch(name).await?;
         let no = batch.head.no;
         let found = self.0.store.indexes(no, vec![item_id.into()]).await;
-        let index = found.map_err(|error| named(error, batch_id))?[0];
+        let index = found.map_err(|error| named(error, name))?[0];
         let mut hint = self.0.store.journal_hint(no);
         loop {
             hint.borrow_and_update();
@@ -72,35 +72,35 @@ impl Engine {
     /// Cancels a batch, or those of its items if some are named.
     pub async fn cancel(
         &self,
-        id: &BatchId,
+        name: &BatchName,
         item_ids: Vec<Box<str>>,
         reason: &str,
     ) -> Result<(Batch, CancelCounts)> {
-        let batch = self.batch(id).await?;
+        let batch = self.batch(name).await?;
         let no = batch.head.no;
         let counts = if item_ids.is_empty() {
             self.0.store.cancel_batch(no, reason).await
         } else {
             let found = self.0.store.indexes(no, item_ids).await;
-            let indexes = found.map_err(|error| named(error, id))?;
+            let indexes = found.map_err(|error| named(error, name))?;
             self.0.store.cancel_items(no, indexes).await
         };
-        let counts = counts.map_err(|error| named(error, id))?;
-        Ok((self.batch(id).await?, counts))
+        let counts = counts.map_err(|error| named(error, name))?;
+        Ok((self.batch(name).await?, counts))
     }
 
     /// Pauses a batch: nothing of it starts until it is resumed.
-    pub async fn pause(&self, id: &BatchId, reason: &str) -> Result<Batch> {
-        let no = self.batch(id).await?.head.no;
+    pub async fn pause(&self, name: &BatchName, reason: &str) -> Result<Batch> {
+        let no = self.batch(name).await?.head.no;
         let paused = self.0.store.pause_batch(no, reason).await;
-        paused.map_err(|error| named(error, id))
+        paused.map_err(|error| named(error, name))
     }
 
     /// Lets a paused batch go on.
-    pub async fn resume(&self, id: &BatchId) -> Result<Batch> {
-        let no = self.batch(id).await?.head.no;
+    pub async fn resume(&self, name: &BatchName) -> Result<Batch> {
+        let no = self.batch(name).await?.head.no;
         let resumed = self.0.store.resume_batch(no).await;
-        resumed.map_err(|error| named(error, id))
+        resumed.map_err(|error| named(error, name))
     }
 
     async fn wait_for_change(&self, hint: &mut tokio::sync::watch::Receiver<()>, most: Duration) {
@@ -114,16 +114,16 @@ impl Engine {
     }
 }
 
-/// The store knows numbers; the caller knows the batch by its name.
-fn named(error: StoreError, id: &BatchId) -> Error {
+/// The store knows numbers; the caller knows the batch by its name. That of another tenant is not there.
+fn named(error: StoreError, name: &BatchName) -> Error {
     let error = if error == StoreError::NoBatch {
         Error::new(
             ErrorKind::NotFound,
             "BATCH_NOT_FOUND",
-            format!("there is no batch {id}"),
+            format!("there is no batch {name}"),
         )
     } else {
         Error::from(error)
     };
-    error.with("batch_id", id)
+    error.with("batch_id", name)
 }

@@ -152,6 +152,7 @@ pub(crate) fn tell_start(log: ItemLog, lease: &Lease) {
         let id = lease.spec.as_ref().ok().and_then(|spec| spec.id.as_deref());
         tracing::info!(
             target: "sooner::item",
+            tenant = lease.head.tenant.unless_default(),
             batch_id = %lease.head.id,
             item_id = item_id_text(id, lease.token.item.index),
             attempt = lease.token.attempt,
@@ -207,6 +208,7 @@ impl Line {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "sooner::item",
+            tenant = self.head.tenant.unless_default(),
             batch_id = %self.head.id,
             item_id = self.item_id,
             attempt = self.attempt,

@@ -4,15 +4,17 @@ use super::{Engine, Stream};
 use crate::base::entropy;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::fingerprint::fingerprint;
-use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId};
+use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Tenant};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{BatchOptions, OnDisconnect};
 use crate::error::{Error, ErrorKind, FieldViolation, Result};
-use crate::store::{Content, Created, NewBatch};
+use crate::store::{Content, Created, Keys, NewBatch};
 
 /// What a caller submits, checked.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
+    /// On whose behalf.
+    pub tenant: Tenant,
     /// The caller's name for the batch.
     pub batch_id: Option<BatchId>,
     /// The caller's other key.
@@ -42,6 +44,14 @@ impl Submission {
     pub fn with_batch_id(mut self, id: &str) -> Result<Self> {
         self.batch_id = Some(parsed("batch_id", id, BatchId::parse)?);
         Ok(self)
+    }
+
+    /// Says on whose behalf it is submitted; else it is tenant `default`. Ids and keys of other tenants'
+    /// batches are none of its business, and it shares its queue with them by their weights.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: Tenant) -> Self {
+        self.tenant = tenant;
+        self
     }
 
     /// Says which queue its items wait in. Fails unless it is a name.
@@ -89,14 +99,19 @@ impl Engine {
     pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
         self.check_not_draining()?;
         let queue = submission.queue.clone().unwrap_or_default();
-        let (id, request_id) = (submission.batch_id.as_ref(), submission.request_id.as_ref());
-        self.check_queue_or_known(&queue, id, request_id).await?;
+        let keys = Keys {
+            tenant: &submission.tenant,
+            id: submission.batch_id.as_ref(),
+            request_id: submission.request_id.as_ref(),
+        };
+        self.check_queue_or_known(&queue, keys).await?;
         let fingerprint = fingerprint(
             submission.queue.as_ref(),
             &submission.options,
             &submission.items,
         );
         let new = NewBatch {
+            tenant: submission.tenant,
             id: submission.batch_id,
             request_id: submission.request_id,
             uid: BatchUid(entropy::uuid()),
@@ -148,13 +163,12 @@ impl Engine {
     pub(super) async fn check_queue_or_known(
         &self,
         queue: &QueueName,
-        id: Option<&BatchId>,
-        request_id: Option<&RequestId>,
+        keys: Keys<'_>,
     ) -> Result<()> {
         let Err(unknown) = self.check_queue(queue) else {
             return Ok(());
         };
-        match self.0.store.find(id, request_id).await? {
+        match self.0.store.find(keys).await? {
             Some(_) => Ok(()),
             None => Err(unknown),
         }

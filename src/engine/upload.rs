@@ -12,15 +12,17 @@ use super::{Engine, Order};
 use crate::base::entropy;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::fingerprint::fingerprint;
-use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Sequence};
+use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Sequence, Tenant};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Content, NewBatch, StoreError};
+use crate::store::{Content, Keys, NewBatch, StoreError};
 
 /// What opens an upload or attaches to one, checked.
 #[derive(Clone, Debug, Default)]
 pub struct UploadStart {
+    /// On whose behalf.
+    pub tenant: Tenant,
     /// The caller's name for the batch.
     pub batch_id: Option<BatchId>,
     /// The caller's other key.
@@ -44,6 +46,21 @@ impl UploadStart {
             batch_id: Some(parsed("batch_id", batch_id, BatchId::parse)?),
             ..Self::default()
         })
+    }
+
+    /// Says on whose behalf it is uploaded; else it is tenant `default`.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: Tenant) -> Self {
+        self.tenant = tenant;
+        self
+    }
+
+    fn keys(&self) -> Keys<'_> {
+        Keys {
+            tenant: &self.tenant,
+            id: self.batch_id.as_ref(),
+            request_id: self.request_id.as_ref(),
+        }
     }
 
     /// Says which queue its items wait in. Fails unless it is a name.
@@ -92,8 +109,7 @@ impl Engine {
         let cursor = Order::Completion(start.after);
         if start.after > Sequence(0) && !start.resume {
             // A batch that is not there has no result to be behind; it is not created for that.
-            let (id, request_id) = (start.batch_id.as_ref(), start.request_id.as_ref());
-            if self.0.store.find(id, request_id).await?.is_none() {
+            if self.0.store.find(start.keys()).await?.is_none() {
                 return Err(cursor_ahead(Sequence(0)));
             }
         }
@@ -107,7 +123,7 @@ impl Engine {
         let attachment = self.0.uploads.attach(&batch).await;
         // Read after the attach: from now on only this caller appends, but for the one chunk that an
         // earlier one may have under way, and an end by the open timeout is in it.
-        let batch = self.batch(&batch.head.id).await?;
+        let batch = self.batch(&batch.head.name()).await?;
         Ok(Upload {
             engine: self.clone(),
             accepted: AtomicU32::new(batch.total),
@@ -118,8 +134,7 @@ impl Engine {
     }
 
     async fn earlier_upload(&self, start: &UploadStart) -> Result<Batch> {
-        let (id, request_id) = (start.batch_id.as_ref(), start.request_id.as_ref());
-        let found = self.0.store.find(id, request_id).await?;
+        let found = self.0.store.find(start.keys()).await?;
         let batch = found.ok_or(StoreError::NoBatch)?;
         let head = &batch.head;
         let other_queue = start
@@ -143,9 +158,9 @@ impl Engine {
 
     async fn new_upload(&self, start: UploadStart) -> Result<(Batch, bool)> {
         let queue = start.queue.clone().unwrap_or_default();
-        self.check_queue_or_known(&queue, start.batch_id.as_ref(), start.request_id.as_ref())
-            .await?;
+        self.check_queue_or_known(&queue, start.keys()).await?;
         let new = NewBatch {
+            tenant: start.tenant,
             id: start.batch_id,
             request_id: start.request_id,
             uid: BatchUid(entropy::uuid()),
@@ -220,7 +235,7 @@ impl Upload {
         let Err(refused @ (StoreError::Sealed | StoreError::Ended)) = sealed else {
             return Ok(sealed?);
         };
-        let batch = self.engine.batch(&self.batch.head.id).await?;
+        let batch = self.engine.batch(&self.batch.head.name()).await?;
         match batch.state {
             BatchState::Running | BatchState::Completed if batch.total == total => Ok(batch),
             BatchState::Running | BatchState::Completed => {

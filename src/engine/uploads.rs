@@ -178,7 +178,7 @@ impl Uploads {
 
     async fn try_end(&self, head: &BatchHead) -> Result<(), StoreError> {
         let store = &self.0.store;
-        let batch = store.batch(&head.id).await?;
+        let batch = store.batch(&head.name()).await?;
         if batch.state != BatchState::Open {
             return Err(StoreError::Sealed);
         }
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
     use crate::base::{entropy, tasks};
     use crate::domain::fingerprint::fingerprint;
-    use crate::domain::ids::{BatchUid, QueueName};
+    use crate::domain::ids::{BatchUid, QueueName, Tenant};
     use crate::domain::item::ItemSpec;
     use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
     use crate::store::{Content, Created, NewBatch, StoreOptions};
@@ -266,6 +266,7 @@ mod tests {
     async fn upload(store: &Store) -> Batch {
         let options = BatchOptions::default();
         let new = NewBatch {
+            tenant: Tenant::default(),
             id: None,
             request_id: None,
             uid: BatchUid(entropy::uuid()),
@@ -308,7 +309,7 @@ mod tests {
         uploads.end(&ending).await;
         drop(ending);
         let attached = attach.await;
-        let read = store.batch(&batch.head.id).await.unwrap();
+        let read = store.batch(&batch.head.name()).await.unwrap();
         assert_ne!(read.state, BatchState::Open, "the caller is told so");
         uploads.forget_ended();
         assert_eq!(uploads.open().len(), 1, "somebody is attached");

@@ -146,6 +146,15 @@ impl Builder {
         self
     }
 
+    /// Lets the header `sooner-tenant` of calls to [`Builder::listen`] name their tenant. Only where
+    /// something in front of the port sees to it that the header is true; else every call acts for
+    /// tenant `default`.
+    #[must_use]
+    pub fn trust_tenant_header(mut self) -> Self {
+        self.config.server.trust_tenant_header = true;
+        self
+    }
+
     /// How long [`Sooner::close`] lets finish what runs. Default 30 s.
     #[must_use]
     pub fn drain_grace(mut self, drain_grace: Duration) -> Self {

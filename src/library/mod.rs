@@ -24,7 +24,7 @@ use crate::base::limits;
 use crate::base::tasks::Tasks;
 use crate::config::LimitsConfig;
 use crate::domain::batch::Batch;
-use crate::domain::ids::BatchId;
+use crate::domain::ids::BatchName;
 use crate::domain::payload::clip;
 use crate::engine::{CancelCounts, Engine, ItemDetails, Order, Stream, Submission, UploadStart};
 use crate::error::Result;
@@ -32,6 +32,10 @@ use crate::server::{LAST_WORDS, Node, Recovered, Runtimes, Server};
 
 /// A store with an engine on it, and a gRPC server in front if there is one. Clones are handles to
 /// the same one.
+///
+/// A batch is named by its [`BatchId`](crate::BatchId) if it is of tenant `default`, as every batch is
+/// that was submitted without [`Submission::with_tenant`]; one of another tenant by its
+/// [`BatchName`].
 ///
 /// It brings its own threads: nothing of it runs on the caller's but the methods themselves, which
 /// never block, and work in any asynchronous runtime. [`Sooner::close`] ends it in order. If the last
@@ -143,9 +147,10 @@ impl Sooner {
     /// Reads a batch's results from a cursor on: [`Order::default`] for all of them, or the
     /// [`Results::cursor`] of an earlier reader. There may be any number of readers. Fails with kind
     /// `NotFound` if there is no such batch, `OutOfRange` if it has not come that far.
-    pub async fn watch(&self, batch: &BatchId, cursor: Order) -> Result<Results> {
+    pub async fn watch(&self, batch: impl Into<BatchName>, cursor: Order) -> Result<Results> {
+        let name = batch.into();
         let watching = async {
-            let batch = self.engine().batch(batch).await?;
+            let batch = self.engine().batch(&name).await?;
             let stream = self.engine().attach(&batch);
             let feed = self.engine().follow(&batch, cursor)?;
             Ok(Results::new(feed, batch, false, self.place(stream)))
@@ -163,28 +168,45 @@ impl Sooner {
     }
 
     /// How a batch stands.
-    pub async fn batch(&self, id: &BatchId) -> Result<Batch> {
-        self.0.io.lend_clock(self.engine().batch(id)).await
+    pub async fn batch(&self, batch: impl Into<BatchName>) -> Result<Batch> {
+        let name = batch.into();
+        self.0.io.lend_clock(self.engine().batch(&name)).await
     }
 
     /// How a batch stands once it is over or `wait` has passed.
-    pub async fn batch_when_over(&self, id: &BatchId, wait: Duration) -> Result<Batch> {
-        let looking = self.engine().batch_when_over(id, wait);
+    pub async fn batch_when_over(
+        &self,
+        batch: impl Into<BatchName>,
+        wait: Duration,
+    ) -> Result<Batch> {
+        let name = batch.into();
+        let looking = self.engine().batch_when_over(&name, wait);
         self.0.io.lend_clock(looking).await
     }
 
     /// How an item stands once it is terminal or `wait` has passed, with what was submitted and its
     /// failed attempts. An item without an id is named by its decimal position.
-    pub async fn item(&self, batch: &BatchId, item: &str, wait: Duration) -> Result<ItemDetails> {
-        let looking = self.engine().item(batch, item, wait, true);
+    pub async fn item(
+        &self,
+        batch: impl Into<BatchName>,
+        item: &str,
+        wait: Duration,
+    ) -> Result<ItemDetails> {
+        let name = batch.into();
+        let looking = self.engine().item(&name, item, wait, true);
         self.0.io.lend_clock(looking).await
     }
 
     /// Cancels a batch: what runs is asked to stop, what waits never starts, each item gets its result.
     /// The reason is kept; its first 1,024 bytes are.
-    pub async fn cancel(&self, id: &BatchId, reason: &str) -> Result<(Batch, CancelCounts)> {
+    pub async fn cancel(
+        &self,
+        batch: impl Into<BatchName>,
+        reason: &str,
+    ) -> Result<(Batch, CancelCounts)> {
+        let name = batch.into();
         let reason = clip(reason, limits::GIVEN_REASON_BYTES_MAX);
-        let cancelling = self.engine().cancel(id, Vec::new(), reason);
+        let cancelling = self.engine().cancel(&name, Vec::new(), reason);
         self.0.io.lend_clock(cancelling).await
     }
 
@@ -192,30 +214,33 @@ impl Sooner {
     /// A restart does not end a pause. Repeating it gives it the new reason, of which the first 1,024
     /// bytes are kept. Fails with kind `NotFound` if there is no such batch, `Precondition` if it is over
     /// or ends early already.
-    pub async fn pause(&self, id: &BatchId, reason: &str) -> Result<Batch> {
+    pub async fn pause(&self, batch: impl Into<BatchName>, reason: &str) -> Result<Batch> {
+        let name = batch.into();
         let reason = clip(reason, limits::GIVEN_REASON_BYTES_MAX);
-        let pausing = self.engine().pause(id, reason);
+        let pausing = self.engine().pause(&name, reason);
         self.0.io.lend_clock(pausing).await
     }
 
     /// Lets a paused batch go on; one that is not paused stays as it is. Its failure policy, if it has
     /// one, counts anew from here. Fails as [`Sooner::pause`] does.
-    pub async fn resume(&self, id: &BatchId) -> Result<Batch> {
-        self.0.io.lend_clock(self.engine().resume(id)).await
+    pub async fn resume(&self, batch: impl Into<BatchName>) -> Result<Batch> {
+        let name = batch.into();
+        self.0.io.lend_clock(self.engine().resume(&name)).await
     }
 
     /// Cancels some items of a batch, by their ids or decimal positions; all or nothing is refused.
     /// Nothing is done if none is named.
     pub async fn cancel_items(
         &self,
-        id: &BatchId,
+        batch: impl Into<BatchName>,
         items: &[&str],
     ) -> Result<(Batch, CancelCounts)> {
+        let name = batch.into();
         if items.is_empty() {
-            return Ok((self.batch(id).await?, CancelCounts::default()));
+            return Ok((self.batch(name).await?, CancelCounts::default()));
         }
         let items = items.iter().map(|&item| item.into()).collect();
-        let cancelling = self.engine().cancel(id, items, "");
+        let cancelling = self.engine().cancel(&name, items, "");
         self.0.io.lend_clock(cancelling).await
     }
 

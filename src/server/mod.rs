@@ -23,7 +23,7 @@ use self::listener::{Bounds, Connections};
 pub use self::node::{Handlers, Node, Purpose, Runtimes, StartError};
 use self::ops::Ops;
 use crate::api::grpc::{
-    AnswerLayer, BatchApi, InputLimits, MeterLayer, RequestBudget, RequestLimits, Routes,
+    AnswerLayer, BatchApi, InputLimits, MeterLayer, RequestBudget, RequestLimits, Routes, Tenancy,
     client_streams, methods, routes, with_reflection,
 };
 use crate::base::limits;
@@ -119,6 +119,7 @@ impl Server {
         let batches = BatchApi::new(
             node.engine().clone(),
             input,
+            Tenancy::trusting(config.server.trust_tenant_header),
             closing.clone(),
             runtimes.io.sibling(),
         );

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::metrics::Metrics;
 use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig};
-use crate::domain::ids::{BatchId, QueueName};
+use crate::domain::ids::{BatchName, QueueName};
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
 use crate::handler::{Echo, Exec, end_orphans};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
@@ -64,7 +64,7 @@ pub enum Purpose {
     /// To run one command over one input, in a journal of its own.
     Run {
         /// The batch of an earlier run of the command, which goes on. Nothing else may be unfinished.
-        resumed: Option<BatchId>,
+        resumed: Option<BatchName>,
     },
 }
 

@@ -108,7 +108,7 @@ impl Fixture {
 
     pub(super) async fn state(&self, id: &str) -> BatchState {
         self.store
-            .batch(&BatchId::parse(id).unwrap())
+            .batch(&BatchId::parse(id).unwrap().into())
             .await
             .unwrap()
             .state
@@ -141,6 +141,7 @@ pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Con
         Content::Appended(_) => fingerprint(None, &options, &[]),
     };
     NewBatch {
+        tenant: Tenant::default(),
         id: id.map(|id| BatchId::parse(id).unwrap()),
         request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
         uid: BatchUid(entropy::uuid()),
@@ -593,7 +594,7 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
     assert_eq!(settled.await.unwrap(), [Verdict::Recorded(Sequence(1))]);
     fixture = fixture.reopen();
     assert_eq!(fixture.lease(9).await.len(), 0, "a pause is durable");
-    let found = fixture.store.batch(&batch.head.id).await.unwrap();
+    let found = fixture.store.batch(&batch.head.name()).await.unwrap();
     assert_eq!(found.paused, paused.paused);
     let resumed = fixture.store.resume_batch(no).await.unwrap();
     assert_eq!(resumed.paused, None);
@@ -604,7 +605,7 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed() {
             .settle(settlement(lease, LeaseEnd::Finish(done("x"))))
             .await;
     }
-    let over = fixture.store.batch(&batch.head.id).await.unwrap();
+    let over = fixture.store.batch(&batch.head.name()).await.unwrap();
     assert_eq!((over.state, over.paused), (BatchState::Completed, None));
     let over = fixture.store.pause_batch(no, "").await;
     assert_eq!(over.unwrap_err(), StoreError::Ended);
@@ -810,7 +811,7 @@ async fn items_are_found_by_the_names_their_caller_gave() {
         .unwrap();
     let named = fixture
         .store
-        .batch(&BatchId::parse("n").unwrap())
+        .batch(&BatchId::parse("n").unwrap().into())
         .await
         .unwrap()
         .head
@@ -837,10 +838,10 @@ async fn items_are_found_by_the_names_their_caller_gave() {
 async fn counts_always_sum_to_the_total() {
     let fixture = Fixture::new();
     fixture.create("b", 5).await;
-    let id = BatchId::parse("b").unwrap();
+    let name = BatchId::parse("b").unwrap().into();
     for round in 0..5 {
         let leases = fixture.lease(1).await;
-        let batch = fixture.store.batch(&id).await.unwrap();
+        let batch = fixture.store.batch(&name).await.unwrap();
         assert_eq!((batch.running, batch.tally.terminal()), (1, round));
         fixture
             .settle(settlement(&leases[0], LeaseEnd::Finish(done("x"))))

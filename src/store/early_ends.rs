@@ -7,6 +7,7 @@ use super::*;
 use crate::base::clock;
 use crate::domain::batch::{BatchState, EndCause};
 use crate::domain::failures::{FailureAction, FailurePolicy};
+use crate::domain::ids::BatchName;
 use crate::domain::item::TerminalState;
 use crate::domain::pause::Pause;
 
@@ -21,7 +22,7 @@ impl Fixture {
     }
 
     async fn over(&self) -> Batch {
-        let id = BatchId::parse("b").unwrap();
+        let id = BatchName::from(BatchId::parse("b").unwrap());
         loop {
             let batch = self.store.batch(&id).await.unwrap();
             if batch.state.is_terminal() {
@@ -156,12 +157,12 @@ fn policy(action: FailureAction) -> BatchOptions {
 async fn too_many_failures_pause_a_batch_until_it_is_resumed_and_count_anew() {
     let mut fixture = Fixture::new();
     let batch = fixture.create_with(policy(FailureAction::Pause), 6).await;
-    let id = batch.head.id.clone();
+    let name = batch.head.name();
     for _ in 0..2 {
         fixture.finish_one(Ending::Failed(failed())).await;
     }
     for _ in 0..2 {
-        let paused = fixture.store.batch(&id).await.unwrap();
+        let paused = fixture.store.batch(&name).await.unwrap();
         let told = "failure policy: 2 items failed";
         assert_eq!(paused.paused, Some(Pause::by_policy(told)));
         assert_eq!(fixture.lease(9).await.len(), 0);
@@ -170,9 +171,9 @@ async fn too_many_failures_pause_a_batch_until_it_is_resumed_and_count_anew() {
     fixture.store.resume_batch(batch.head.no).await.unwrap();
     fixture = fixture.reopen();
     fixture.finish_one(Ending::Failed(failed())).await;
-    assert_eq!(fixture.store.batch(&id).await.unwrap().paused, None);
+    assert_eq!(fixture.store.batch(&name).await.unwrap().paused, None);
     fixture.finish_one(Ending::Failed(failed())).await;
-    assert!(fixture.store.batch(&id).await.unwrap().paused.is_some());
+    assert!(fixture.store.batch(&name).await.unwrap().paused.is_some());
     fixture.store.resume_batch(batch.head.no).await.unwrap();
     for _ in 0..2 {
         fixture.finish_one(Ending::Failed(failed())).await;
@@ -198,7 +199,7 @@ async fn too_many_failures_pause_an_upload_whatever_has_come_of_it() {
         assert_eq!(appended, Ok(first + 1));
         fixture.finish_one(Ending::Failed(failed())).await;
     }
-    let paused = fixture.store.batch(&batch.head.id).await.unwrap();
+    let paused = fixture.store.batch(&batch.head.name()).await.unwrap();
     let told = "failure policy: 2 items failed";
     assert_eq!(paused.paused, Some(Pause::by_policy(told)));
     fixture.store.seal(no, 2).await.unwrap();

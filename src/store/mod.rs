@@ -14,6 +14,8 @@ mod early_ends;
 mod embedded;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +27,15 @@ use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::ids::{BatchId, BatchUid, LeaseToken, QueueName, RequestId, Sequence};
+use crate::domain::ids::{BatchId, BatchUid, LeaseToken, QueueName, RequestId, Sequence, Tenant};
 use crate::domain::item::{Ending, ItemSpec, Record};
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 
 /// A batch to be created, with all its items or, if it stays open, with none yet.
 #[derive(Clone, Debug)]
 pub struct NewBatch {
+    /// Whose it is.
+    pub tenant: Tenant,
     /// The caller's id; without one the batch is named after its uid.
     pub id: Option<BatchId>,
     /// The caller's other key.
@@ -76,6 +80,28 @@ pub enum Created {
     New(Batch),
     /// An earlier submit with the same keys and content had created it.
     Existing(Batch),
+}
+
+impl NewBatch {
+    /// The keys that the caller gave.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys {
+            tenant: &self.tenant,
+            id: self.id.as_ref(),
+            request_id: self.request_id.as_ref(),
+        }
+    }
+}
+
+/// The keys that a caller gives for a batch. Those of another tenant name nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    /// Whose the batch is.
+    pub tenant: &'a Tenant,
+    /// The batch's id.
+    pub id: Option<&'a BatchId>,
+    /// The caller's other key.
+    pub request_id: Option<&'a RequestId>,
 }
 
 /// One of the two idempotency keys.

@@ -53,4 +53,5 @@ mod start;
 mod stream_batch;
 mod stream_batch_faults;
 mod submit_batch;
+mod tenants;
 mod watch_batch;

@@ -15,6 +15,7 @@ use super::deadline::Deadline;
 use super::input_limits::InputLimits;
 use super::reader::{Event, Reader, Terms};
 use super::render;
+use super::tenancy::Tenancy;
 use super::violations::{INVALID_FIELD, Violations};
 use super::watch::{Watch, said, watch_messages};
 use crate::base::limits;
@@ -37,6 +38,7 @@ use crate::wire::{
 pub struct BatchApi {
     engine: Engine,
     input: InputLimits,
+    tenancy: Tenancy,
     closing: CancellationToken,
     tasks: Tasks,
     /// Room for result streams: each pins memory while its reader is slow.
@@ -50,6 +52,7 @@ impl BatchApi {
     pub fn new(
         engine: Engine,
         input: InputLimits,
+        tenancy: Tenancy,
         closing: CancellationToken,
         tasks: Tasks,
     ) -> Self {
@@ -57,6 +60,7 @@ impl BatchApi {
         Self {
             engine,
             input,
+            tenancy,
             closing,
             tasks,
             streams,
@@ -65,6 +69,10 @@ impl BatchApi {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(super) fn tenancy(&self) -> Tenancy {
+        self.tenancy
     }
 
     pub(super) fn input(&self) -> InputLimits {
@@ -118,9 +126,11 @@ impl BatchService for BatchApi {
         request: Request<SubmitBatchRequest>,
     ) -> Result<Response<Self::SubmitBatchStream>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let omit_output = request.omit_output;
         let fields = SubmitFields {
+            tenant,
             batch_id: request.batch_id,
             request_id: request.request_id,
             queue: request.queue,
@@ -157,8 +167,10 @@ impl BatchService for BatchApi {
         request: Request<CreateBatchRequest>,
     ) -> Result<Response<CreateBatchResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let fields = SubmitFields {
+            tenant,
             batch_id: request.batch_id,
             request_id: request.request_id,
             queue: request.queue,
@@ -186,10 +198,11 @@ impl BatchService for BatchApi {
         request: Request<WatchBatchRequest>,
     ) -> Result<Response<Self::WatchBatchStream>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
-        let watch = Watch::of(&request)?;
+        let watch = Watch::of(tenant, &request)?;
         let mut terms = self.terms(deadline, Some(watch.progress))?;
-        let batch = deadline.bound(self.engine.batch(&watch.batch_id)).await?;
+        let batch = deadline.bound(self.engine.batch(&watch.batch)).await?;
         check_uid(&batch, &request.batch_uid)?;
         let feed = self.engine.follow(&batch, watch.from)?;
         let stream = self.engine.attach(&batch);
@@ -212,12 +225,13 @@ impl BatchService for BatchApi {
         request: Request<GetBatchRequest>,
     ) -> Result<Response<GetBatchResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
-        let id = wrong.required(id)?;
-        let found = self.engine.batch_when_over(&id, deadline.clip(wait));
+        let name = tenant.batch(wrong.required(id)?);
+        let found = self.engine.batch_when_over(&name, deadline.clip(wait));
         let batch = deadline.bound(found).await?;
         Ok(Response::new(GetBatchResponse {
             batch: Some(render::batch(&batch)),
@@ -229,6 +243,7 @@ impl BatchService for BatchApi {
         request: Request<GetItemRequest>,
     ) -> Result<Response<GetItemResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
@@ -236,9 +251,9 @@ impl BatchService for BatchApi {
             wrong.add(INVALID_FIELD, "item_id", "must not be empty");
         }
         let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
-        let id = wrong.required(id)?;
+        let name = tenant.batch(wrong.required(id)?);
         let found = self.engine.item(
-            &id,
+            &name,
             &request.item_id,
             deadline.clip(wait),
             request.include_spec,
@@ -254,6 +269,7 @@ impl BatchService for BatchApi {
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<CancelBatchResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
@@ -266,12 +282,12 @@ impl BatchService for BatchApi {
             wrong.add("TOO_MANY_ITEMS", "item_ids", message);
         }
         convert::check_reason(&mut wrong, &request.reason);
-        let id = wrong.required(id)?;
+        let name = tenant.batch(wrong.required(id)?);
         let mut item_ids: Vec<Box<str>> = request.item_ids.into_iter().map(Into::into).collect();
         item_ids.sort_unstable();
         item_ids.dedup();
         let (batch, counts) = deadline
-            .bound(self.engine.cancel(&id, item_ids, &request.reason))
+            .bound(self.engine.cancel(&name, item_ids, &request.reason))
             .await?;
         Ok(Response::new(CancelBatchResponse {
             batch: Some(render::batch(&batch)),
@@ -286,12 +302,13 @@ impl BatchService for BatchApi {
         request: Request<PauseBatchRequest>,
     ) -> Result<Response<PauseBatchResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         convert::check_reason(&mut wrong, &request.reason);
-        let id = wrong.required(id)?;
-        let paused = self.engine.pause(&id, &request.reason);
+        let name = tenant.batch(wrong.required(id)?);
+        let paused = self.engine.pause(&name, &request.reason);
         let batch = Some(render::batch(&deadline.bound(paused).await?));
         Ok(Response::new(PauseBatchResponse { batch }))
     }
@@ -301,10 +318,11 @@ impl BatchService for BatchApi {
         request: Request<ResumeBatchRequest>,
     ) -> Result<Response<ResumeBatchResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
-        let id = wrong.required(id)?;
-        let resumed = deadline.bound(self.engine.resume(&id)).await?;
+        let name = tenant.batch(wrong.required(id)?);
+        let resumed = deadline.bound(self.engine.resume(&name)).await?;
         let batch = Some(render::batch(&resumed));
         Ok(Response::new(ResumeBatchResponse { batch }))
     }

@@ -12,6 +12,7 @@ mod request_budget;
 mod routes;
 mod status;
 mod stream_batch;
+mod tenancy;
 mod violations;
 mod watch;
 
@@ -21,3 +22,4 @@ pub use self::input_limits::InputLimits;
 pub use self::meter_layer::MeterLayer;
 pub use self::request_budget::{RequestBudget, RequestLimits};
 pub use self::routes::{BATCH_SERVICE, Routes, client_streams, methods, routes, with_reflection};
+pub use self::tenancy::Tenancy;

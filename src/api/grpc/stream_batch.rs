@@ -63,9 +63,9 @@ impl BatchApi {
         request: Request<Streaming<StreamBatchRequest>>,
     ) -> Result<Response<Messages<StreamBatchResponse>>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy().of(request.metadata())?;
         let mut requests = request.into_inner();
-        let start = first(deadline, &mut requests).await?;
-        let start = convert::start(start)?;
+        let start = convert::start(tenant, first(deadline, &mut requests).await?)?;
         let after = start.upload.after;
         let terms = self.terms(deadline, Some(start.progress))?;
         let resumes = start.upload.resume;

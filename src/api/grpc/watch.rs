@@ -7,7 +7,7 @@ use super::reader::Event;
 use super::render;
 use super::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;
-use crate::domain::ids::{BatchId, Sequence};
+use crate::domain::ids::{BatchName, Sequence, Tenant};
 use crate::domain::item::TerminalState;
 use crate::engine::Order;
 use crate::error::Result;
@@ -17,14 +17,14 @@ use crate::wire::{
 
 /// A checked watch.
 pub(super) struct Watch {
-    pub(super) batch_id: BatchId,
+    pub(super) batch: BatchName,
     pub(super) from: Order,
     pub(super) progress: Duration,
     pub(super) states: Vec<TerminalState>,
 }
 
 impl Watch {
-    pub(super) fn of(request: &WatchBatchRequest) -> Result<Self> {
+    pub(super) fn of(tenant: Tenant, request: &WatchBatchRequest) -> Result<Self> {
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         let progress =
@@ -60,10 +60,10 @@ impl Watch {
             }
             Order::Completion(_) | Order::Index(_) => {}
         }
-        let batch_id = wrong.required(id)?;
+        let batch = tenant.batch(wrong.required(id)?);
         let progress = progress.unwrap_or(limits::PROGRESS_INTERVAL_DEFAULT);
         Ok(Self {
-            batch_id,
+            batch,
             from,
             progress,
             states,

@@ -19,7 +19,7 @@ use crate::cli::shown::Shown;
 use crate::cli::signals::Signals;
 use crate::cli::tell;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ids::{QueueName, item_id_text};
+use crate::domain::ids::{BatchName, QueueName, item_id_text};
 use crate::domain::item::{ItemSpec, Record};
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::BatchOptions;
@@ -140,7 +140,7 @@ pub(super) async fn follow(
     {
         progress = Some(done.map_err(panicked)??.1);
     }
-    let batch = engine.batch(&upload.batch().head.id).await.ok();
+    let batch = engine.batch(&upload.batch().head.name()).await.ok();
     match progress {
         Some(progress) if matches!(end, End::Over { .. }) => progress.end(),
         Some(progress) => progress.end_early(batch.as_ref()),
@@ -167,7 +167,7 @@ async fn open_upload(
     };
     let asked = options(arguments);
     if journal.resumed().is_some() {
-        match engine.batch(&journal.batch_id).await {
+        match engine.batch(&BatchName::from(&journal.batch_id)).await {
             Ok(batch) => {
                 check_options(&asked, &batch.head.options)?;
                 start.resume = true;

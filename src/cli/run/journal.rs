@@ -9,7 +9,7 @@ use crate::base::entropy;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::state_dir::StateDir;
 use crate::cli::tell;
-use crate::domain::ids::{BatchId, BatchUid, Sequence};
+use crate::domain::ids::{BatchId, BatchName, BatchUid, Sequence};
 use crate::engine::Order;
 use crate::server::{Node, Purpose};
 
@@ -135,7 +135,7 @@ impl Journal {
     /// What the store is opened for.
     pub(super) fn purpose(&self) -> Purpose {
         Purpose::Run {
-            resumed: self.resumed.map(|_| self.batch_id.clone()),
+            resumed: self.resumed.map(|_| BatchName::from(&self.batch_id)),
         }
     }
 
@@ -168,7 +168,7 @@ impl Journal {
         let Some(other) = other.filter(|other| !other.is_over()) else {
             return Ok(());
         };
-        let has_items = match node.engine().batch(&other.batch_id).await {
+        let has_items = match node.engine().batch(&BatchName::from(&other.batch_id)).await {
             Err(error) if error.kind() == crate::error::ErrorKind::NotFound => false,
             batch => batch?.total > 0,
         };

@@ -103,7 +103,7 @@ async fn find_all(store: &Store, no: BatchNo, place: &str) -> Option<u32> {
 async fn look_at_uploads(store: &Store, place: &str) -> u32 {
     let mut damaged = 0;
     for name in UPLOADS {
-        let Ok(batch) = store.batch(&BatchId::parse(name).unwrap()).await else {
+        let Ok(batch) = store.batch(&BatchId::parse(name).unwrap().into()).await else {
             damaged += 1;
             continue;
         };
@@ -139,7 +139,10 @@ async fn look_at_uploads(store: &Store, place: &str) -> u32 {
 }
 
 async fn journal(store: &Store) -> Vec<Record> {
-    let batch = store.batch(&BatchId::parse("b").unwrap()).await.unwrap();
+    let batch = store
+        .batch(&BatchId::parse("b").unwrap().into())
+        .await
+        .unwrap();
     let mut records: Vec<Record> = Vec::new();
     loop {
         let after = records.last().map_or(Sequence(0), |record| record.sequence);
@@ -170,7 +173,11 @@ async fn every_flipped_bit_is_refused_or_shown_in_its_place() {
                 continue;
             };
             // A damaged row of the batch is an error of its own.
-            if store.batch(&BatchId::parse("b").unwrap()).await.is_err() {
+            if store
+                .batch(&BatchId::parse("b").unwrap().into())
+                .await
+                .is_err()
+            {
                 refused += 1;
                 store.close();
                 continue;

@@ -8,9 +8,9 @@ use super::scheduler::LiveBatch;
 use super::{Store, rows};
 use crate::base::limits;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ids::{BatchId, BatchNo, ItemKey, RequestId, Sequence};
+use crate::domain::ids::{BatchName, BatchNo, ItemKey, Sequence};
 use crate::domain::item::ItemSpec;
-use crate::store::{Damaged, ItemView, Page, StoreError};
+use crate::store::{Damaged, ItemView, Keys, Page, StoreError};
 
 impl Store {
     /// The records behind `after`, in sequence order, and the batch as it stood just before.
@@ -53,12 +53,12 @@ impl Store {
     }
 
     /// The batch of that name.
-    pub async fn batch(&self, id: &BatchId) -> Result<Batch, StoreError> {
-        let id = id.clone();
+    pub async fn batch(&self, name: &BatchName) -> Result<Batch, StoreError> {
+        let name = name.clone();
         let row = self
             .0
             .readers
-            .run(move |db, _| rows::batch_by_id(db, &id))
+            .run(move |db, _| rows::batch_by_name(db, &name))
             .await?;
         let mut batch = row.ok_or(StoreError::NoBatch)?.batch;
         self.count_running(&mut batch);
@@ -67,16 +67,17 @@ impl Store {
 
     /// The batch that the keys of a submit name, if there is one. Every key that is given must name
     /// the same.
-    pub async fn find(
-        &self,
-        id: Option<&BatchId>,
-        request_id: Option<&RequestId>,
-    ) -> Result<Option<Batch>, StoreError> {
-        let (id, request_id) = (id.cloned(), request_id.cloned());
-        let found = self
-            .0
-            .readers
-            .run(move |db, _| rows::batch_by_keys(db, id.as_ref(), request_id.as_ref()));
+    pub async fn find(&self, keys: Keys<'_>) -> Result<Option<Batch>, StoreError> {
+        let tenant = keys.tenant.clone();
+        let (id, request_id) = (keys.id.cloned(), keys.request_id.cloned());
+        let found = self.0.readers.run(move |db, _| {
+            let keys = Keys {
+                tenant: &tenant,
+                id: id.as_ref(),
+                request_id: request_id.as_ref(),
+            };
+            rows::batch_by_keys(db, keys)
+        });
         let Some((row, _)) = found.await?? else {
             return Ok(None);
         };

@@ -19,7 +19,7 @@ use super::scheduler::{LiveBatch, Past, Scheduler};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ids::{BatchId, BatchNo, BatchUid, ItemKey, QueueName};
+use crate::domain::ids::{BatchName, BatchNo, BatchUid, ItemKey, QueueName};
 use crate::domain::item::TerminalState;
 
 /// What a start found.
@@ -30,7 +30,7 @@ pub struct Recovered {
     /// Items of theirs that are not terminal.
     pub unfinished_items: u64,
     /// The batch that all of these belong to, if there is one such.
-    pub unfinished_batch: Option<BatchId>,
+    pub unfinished_batch: Option<BatchName>,
     /// The unfinished items by queue.
     pub waiting: BTreeMap<QueueName, u64>,
     /// Items that were running when the last process died.
@@ -96,7 +96,7 @@ pub(crate) fn recover(
         found.live_batches += 1;
         let unfinished = u64::from(batch.total - batch.tally.terminal());
         if unfinished > 0 {
-            let id = (found.unfinished_items == 0).then(|| batch.head.id.clone());
+            let id = (found.unfinished_items == 0).then(|| batch.head.name());
             found.unfinished_batch = id;
         }
         found.unfinished_items += unfinished;

@@ -14,6 +14,7 @@ pub(crate) fn sooner(address: &str, arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env("SOONER_SERVER", format!("http://{address}"))
+        .env_remove("SOONER_TENANT")
         .env_remove("RUST_LOG");
     command
 }

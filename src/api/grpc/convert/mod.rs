@@ -13,7 +13,7 @@ use super::input_limits::InputLimits;
 use super::violations::{INVALID_FIELD, Violations};
 use crate::base::clock::Timestamp;
 use crate::base::limits;
-use crate::domain::ids::{BatchId, QueueName, RequestId};
+use crate::domain::ids::{BatchId, QueueName, RequestId, Tenant};
 use crate::domain::item::TerminalState;
 use crate::domain::settings::OnDisconnect;
 use crate::engine::Submission;
@@ -23,6 +23,7 @@ use crate::wire;
 /// The fields that both ways of submitting a whole batch share.
 #[derive(Debug, Default)]
 pub(crate) struct SubmitFields {
+    pub(crate) tenant: Tenant,
     pub(crate) batch_id: String,
     pub(crate) request_id: String,
     pub(crate) queue: String,
@@ -39,6 +40,7 @@ pub(crate) fn submission(
 ) -> Result<(Submission, Option<Duration>)> {
     let mut wrong = Violations::default();
     let submission = Submission {
+        tenant: fields.tenant,
         batch_id: optional(&mut wrong, "batch_id", &fields.batch_id, BatchId::parse),
         request_id: optional(
             &mut wrong,

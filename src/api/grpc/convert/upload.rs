@@ -5,7 +5,7 @@ use crate::api::grpc::input_limits::InputLimits;
 use crate::api::grpc::stream_batch::Start;
 use crate::api::grpc::violations::{INVALID_FIELD, Violations};
 use crate::base::limits;
-use crate::domain::ids::{BatchId, QueueName, RequestId, Sequence};
+use crate::domain::ids::{BatchId, QueueName, RequestId, Sequence, Tenant};
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{OnOpenTimeout, UploadTerms};
 use crate::engine::UploadStart;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::wire;
 
 /// A checked start of an upload.
-pub(in crate::api::grpc) fn start(wire: wire::StreamStart) -> Result<Start> {
+pub(in crate::api::grpc) fn start(tenant: Tenant, wire: wire::StreamStart) -> Result<Start> {
     let mut wrong = Violations::default();
     let open_timeout = duration(&mut wrong, "start.open_timeout", wire.open_timeout);
     if let Some(short) = open_timeout.filter(|&timeout| timeout < limits::OPEN_TIMEOUT_MIN) {
@@ -40,6 +40,7 @@ pub(in crate::api::grpc) fn start(wire: wire::StreamStart) -> Result<Start> {
     )
     .and_then(|interval| progress(&mut wrong, "start.progress_interval", interval));
     let upload = UploadStart {
+        tenant,
         batch_id: optional(&mut wrong, "start.batch_id", &wire.batch_id, BatchId::parse),
         request_id: optional(
             &mut wrong,

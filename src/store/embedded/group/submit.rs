@@ -33,6 +33,7 @@ impl Group<'_> {
         }
         let head = BatchHead {
             no,
+            tenant: new.tenant.clone(),
             id: new.id.clone().unwrap_or_else(|| BatchId::from(new.uid)),
             uid: new.uid,
             queue: new.queue.clone(),
@@ -49,8 +50,7 @@ impl Group<'_> {
 
     /// The batch that the keys of a submit name, if there is one and it has the same content.
     pub(super) fn earlier(&self, new: &NewBatch) -> Result<Option<BatchRow>, Refusal> {
-        let (id, request_id) = (new.id.as_ref(), new.request_id.as_ref());
-        let found = rows::batch_by_keys(self.db, id, request_id).map_err(Refusal::of_read)??;
+        let found = rows::batch_by_keys(self.db, new.keys()).map_err(Refusal::of_read)??;
         let Some((row, key)) = found else {
             return Ok(None);
         };

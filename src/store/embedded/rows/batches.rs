@@ -10,16 +10,13 @@ use crate::base::clock::Timestamp;
 use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::failures::Failures;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::ids::{BatchId, BatchNo, BatchUid, QueueName, RequestId};
+use crate::domain::ids::{BatchId, BatchName, BatchNo, BatchUid, QueueName, RequestId, Tenant};
 use crate::domain::tally::Tally;
 use crate::store::embedded::codec;
-use crate::store::{Content, Key, Mismatch, NewBatch, StoreError};
-
-/// The tenant of every batch as long as nobody authenticates.
-const TENANT: &str = "default";
+use crate::store::{Content, Key, Keys, Mismatch, NewBatch, StoreError};
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
-     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures";
+     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures, tenant";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -53,7 +50,7 @@ pub(crate) fn insert_batch(
          created_ms, queue, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
-        TENANT,
+        new.tenant.as_str(),
         id.as_str(),
         new.request_id.as_ref().map(RequestId::as_str),
         uid,
@@ -111,22 +108,22 @@ pub(crate) fn batch(db: &Connection, no: BatchNo) -> Sql<Option<BatchRow>> {
 }
 
 /// The batch of that name.
-pub(crate) fn batch_by_id(db: &Connection, id: &BatchId) -> Sql<Option<BatchRow>> {
+pub(crate) fn batch_by_name(db: &Connection, name: &BatchName) -> Sql<Option<BatchRow>> {
     cached(
         db,
         &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE tenant=? AND public_id=?"),
     )?
-    .query_row(params![TENANT, id.as_str()], read_batch)
+    .query_row(params![name.tenant.as_str(), name.id.as_str()], read_batch)
     .optional()
 }
 
-/// The batch submitted under that key.
-fn batch_by_request(db: &Connection, id: &RequestId) -> Sql<Option<BatchRow>> {
+/// The batch that the tenant submitted under that key.
+fn batch_by_request(db: &Connection, tenant: &Tenant, id: &RequestId) -> Sql<Option<BatchRow>> {
     cached(
         db,
         &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE tenant=? AND request_id=?"),
     )?
-    .query_row(params![TENANT, id.as_str()], read_batch)
+    .query_row(params![tenant.as_str(), id.as_str()], read_batch)
     .optional()
 }
 
@@ -134,12 +131,23 @@ fn batch_by_request(db: &Connection, id: &RequestId) -> Sql<Option<BatchRow>> {
 /// must name the same one.
 pub(crate) fn batch_by_keys(
     db: &Connection,
-    id: Option<&BatchId>,
-    request_id: Option<&RequestId>,
+    keys: Keys<'_>,
 ) -> Sql<Result<Option<(BatchRow, Key)>, StoreError>> {
-    let by_id = id.map(|id| batch_by_id(db, id)).transpose()?.flatten();
+    let Keys {
+        tenant,
+        id,
+        request_id,
+    } = keys;
+    let name = id.map(|id| BatchName {
+        tenant: tenant.clone(),
+        id: id.clone(),
+    });
+    let by_id = name
+        .map(|name| batch_by_name(db, &name))
+        .transpose()?
+        .flatten();
     let by_request = request_id
-        .map(|id| batch_by_request(db, id))
+        .map(|id| batch_by_request(db, tenant, id))
         .transpose()?
         .flatten();
     let no = |row: &BatchRow| row.batch.head.no;
@@ -198,6 +206,8 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     };
     let head = BatchHead {
         no: BatchNo(row.get(0)?),
+        tenant: Tenant::parse(row.get_ref(21)?.as_str()?)
+            .map_err(|_| damaged(21, "tenant of a batch"))?,
         id: BatchId::parse(row.get_ref(1)?.as_str()?).map_err(|_| damaged(1, "id of a batch"))?,
         uid: BatchUid(Uuid::from_bytes(uid)),
         queue: QueueName::parse(row.get_ref(12)?.as_str()?)

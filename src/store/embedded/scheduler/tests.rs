@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::base::limits;
 use crate::domain::batch::{BatchEvent, BatchState};
-use crate::domain::ids::{BatchId, BatchUid};
+use crate::domain::ids::{BatchId, BatchUid, Tenant};
 use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect};
 
@@ -32,6 +32,7 @@ impl Story {
     fn admit_with(&mut self, queue: &str, no: u32, items: u32, options: BatchOptions) -> &mut Self {
         let head = BatchHead {
             no: BatchNo(no),
+            tenant: Tenant::default(),
             id: BatchId::parse(&format!("b{no}")).unwrap(),
             uid: BatchUid(Uuid::from_u128(no.into())),
             queue: QueueName::parse(queue).unwrap(),
