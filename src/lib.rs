@@ -137,8 +137,8 @@ pub use self::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, Uplo
 pub use self::domain::tally::Tally;
 #[doc(inline)]
 pub use self::engine::{
-    Attempt, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails, ItemLog, Order, Submission,
-    UploadStart, blocking, handler_fn,
+    Attempt, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails, ItemLog, Order, QueueDetails,
+    Submission, UploadStart, Waiting, WaitingReason, blocking, handler_fn,
 };
 #[doc(inline)]
 pub use self::error::{Error, ErrorKind, Result};

@@ -9,6 +9,9 @@ use crate::wire;
 /// Characters of a payload or message that are shown.
 const SHOWN_CHARS_MAX: usize = 200;
 
+/// Characters of why an item waits: a sentence with the reason of a pause in it.
+const WHY_CHARS_MAX: usize = 400;
+
 /// Lines of a name and what is said about it, one below the other.
 #[derive(Default)]
 struct Facts(String);
@@ -99,6 +102,10 @@ pub(super) fn item(item: &wire::Item, result: Option<&Shown<'_>>) -> String {
         facts.say("attempt", told_attempt(attempt));
     }
     facts.say_some("next", time(item.next_attempt_time.as_ref()));
+    if let Some(waiting) = &item.waiting {
+        // A pause reason is quoted in it.
+        facts.say("waits", preview(&waiting.message, WHY_CHARS_MAX));
+    }
     if let Some(result) = result {
         facts.say("sequence", result.sequence);
         facts.say("finished", &result.finish_time);

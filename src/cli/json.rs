@@ -151,6 +151,10 @@ pub(super) struct ItemJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<WaitingJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<ResultJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     spec: Option<SpecJson<'a>>,
@@ -166,6 +170,17 @@ struct AttemptJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorJson<'a>>,
     #[serde(skip_serializing_if = "str::is_empty")]
+    worker_id: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct WaitingJson<'a> {
+    reason: &'a str,
+    message: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct LeaseJson<'a> {
     worker_id: &'a str,
 }
 
@@ -336,6 +351,13 @@ impl<'a> ItemJson<'a> {
             state: shown::item_state(item.state),
             attempts: item.attempts.iter().map(AttemptJson::of).collect(),
             next_attempt_time: shown::time(item.next_attempt_time.as_ref()),
+            waiting: item.waiting.as_ref().map(|waiting| WaitingJson {
+                reason: &waiting.reason,
+                message: &waiting.message,
+            }),
+            lease: item.lease.as_ref().map(|lease| LeaseJson {
+                worker_id: &lease.worker_id,
+            }),
             result: result.map(ResultJson::of),
             spec: item.spec.as_ref().map(SpecJson::of),
         }

@@ -19,7 +19,7 @@ use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
 use crate::store::{Damaged, Lease, LeaseEnd, Settlement};
 
 /// Who runs local attempts, in results and logs.
-const WORKER: &str = "local";
+pub const LOCAL_WORKER: &str = "local";
 
 /// Runs the attempts of one queue.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Executor {
             id,
             end,
             spent: lease.spent + u32::from(charged),
-            worker: WORKER.into(),
+            worker: LOCAL_WORKER.into(),
             queued,
             started,
             ran: clock::now().since(started),

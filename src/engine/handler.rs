@@ -52,6 +52,11 @@ pub trait Handler: fmt::Debug + Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// What it is, in a word, for those who list queues: `exec` and `echo` are Sooner's own.
+    fn kind(&self) -> &'static str {
+        "library"
+    }
+
     /// Whether [`Handler::handle`] may compute for long, or block, between two awaits. True by
     /// default, and then it is polled on threads that belong to its queue alone, so that nobody
     /// else's result waits for them. With false it shares threads with the other handlers that

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Engine;
+use super::{Engine, Waiting};
 use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchName;
@@ -16,6 +16,8 @@ pub struct ItemDetails {
     pub item: ItemView,
     /// Its batch.
     pub batch: Batch,
+    /// Why it is not running, if it is pending.
+    pub waiting: Option<Waiting>,
 }
 
 impl Engine {
@@ -63,7 +65,15 @@ impl Engine {
             let item = self.0.store.item(no, index, with_spec).await?;
             let left = until.since(clock::now());
             if item.record.is_some() || left.is_zero() || self.0.draining.is_cancelled() {
-                return Ok(ItemDetails { item, batch });
+                let waiting = match item.record {
+                    Some(_) => None,
+                    None => self.waiting(&batch, &item).await?,
+                };
+                return Ok(ItemDetails {
+                    item,
+                    batch,
+                    waiting,
+                });
             }
             self.wait_for_change(&mut hint, left).await;
         }

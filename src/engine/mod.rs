@@ -19,11 +19,13 @@ mod own_threads;
 mod pace;
 mod pool;
 mod presence;
+mod queues;
 mod settler;
 mod slots;
 mod submission;
 mod upload;
 mod uploads;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::adapters::{Blocking, HandlerFn, blocking, handler_fn};
+pub use self::attempt::LOCAL_WORKER;
 pub use self::feed::{Feed, Order, Turn};
 pub use self::handler::{Attempt, Handler, idempotency_key};
 pub use self::lookup::ItemDetails;
@@ -39,12 +42,14 @@ pub use self::own_threads::apart;
 use self::pool::Pool;
 use self::presence::Presence;
 pub use self::presence::Stream;
+pub use self::queues::QueueDetails;
 pub use self::settler::ItemLog;
 use self::settler::Settler;
 use self::slots::Slots;
 pub use self::submission::{Submission, Submitted};
 pub use self::upload::{AppendError, Upload, UploadStart, superseded};
 use self::uploads::Uploads;
+pub use self::waiting::{Waiting, WaitingReason};
 use crate::base::metrics::Metrics;
 use crate::base::tasks::Tasks;
 use crate::base::{clock, limits};
@@ -97,6 +102,8 @@ struct Inner {
     presence: Presence,
     uploads: Uploads,
     settler: Settler,
+    /// Of the queues that have a handler.
+    slots: HashMap<QueueName, Arc<Slots>>,
     /// Fires when nothing new starts any more.
     draining: CancellationToken,
     /// Fires when what runs must stop.
@@ -121,7 +128,15 @@ impl Engine {
         let tasks = io.sibling();
         tasks.spawn(uploads.clone().watch_over(draining.clone()));
         tasks.spawn(overdue::watch_over(store.clone(), draining.clone()));
+        let served = options.queues.iter();
+        let served = served.filter(|(_, queue)| queue.handler.is_some());
+        let slots = served.map(|(name, queue)| {
+            let slots = Slots::new(queue.slots, queue.rate);
+            (name.clone(), Arc::new(slots))
+        });
+        let slots = slots.collect();
         let engine = Self(Arc::new(Inner {
+            slots,
             store,
             options,
             tasks,
@@ -137,7 +152,7 @@ impl Engine {
                 let pool = Pool {
                     queue: name.clone(),
                     settings: settings.clone(),
-                    slots: Arc::new(Slots::new(settings.slots, settings.rate)),
+                    slots: Arc::clone(&engine.0.slots[name]),
                     handler: Arc::clone(handler),
                     store: engine.0.store.clone(),
                     settler: engine.0.settler.clone(),

@@ -59,6 +59,10 @@ impl Handler for OwnThreads {
         self.handler.stop_grace()
     }
 
+    fn kind(&self) -> &'static str {
+        self.handler.kind()
+    }
+
     fn may_block(&self) -> bool {
         false
     }

@@ -13,6 +13,7 @@ use crate::domain::rate::{Rate, TokenBucket};
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
+    count: usize,
     bucket: Option<Mutex<TokenBucket>>,
 }
 
@@ -31,6 +32,7 @@ impl Slots {
         let bucket = rate.map(|rate| Mutex::new(TokenBucket::new(rate, clock::instant())));
         Self {
             free: Arc::new(Semaphore::new(slots)),
+            count: slots,
             bucket,
         }
     }
@@ -59,6 +61,23 @@ impl Slots {
         }
         free.truncate(usize::try_from(allowed).unwrap_or(usize::MAX));
         Taken::Some(free)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether an attempt is in each of them.
+    pub(crate) fn are_all_busy(&self) -> bool {
+        self.free.available_permits() == 0
+    }
+
+    /// How long until the rate allows an attempt, if it allows none now.
+    pub(crate) fn throttled_for(&self) -> Option<Duration> {
+        let bucket = self.bucket.as_ref()?;
+        let bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(bucket.next_in(clock::instant())).filter(|wait| !wait.is_zero())
     }
 
     /// Gives back what the rate allowed and no attempt started with.

@@ -23,6 +23,10 @@ impl Handler for Echo {
         Outcome::Succeeded(attempt.spec.input.clone())
     }
 
+    fn kind(&self) -> &'static str {
+        "echo"
+    }
+
     fn may_block(&self) -> bool {
         false
     }

@@ -24,9 +24,11 @@ use crate::base::limits;
 use crate::base::tasks::Tasks;
 use crate::config::LimitsConfig;
 use crate::domain::batch::Batch;
-use crate::domain::ids::BatchName;
+use crate::domain::ids::{BatchName, QueueName};
 use crate::domain::payload::clip;
-use crate::engine::{CancelCounts, Engine, ItemDetails, Order, Stream, Submission, UploadStart};
+use crate::engine::{
+    CancelCounts, Engine, ItemDetails, Order, QueueDetails, Stream, Submission, UploadStart,
+};
 use crate::error::Result;
 use crate::server::{LAST_WORDS, Node, Recovered, Runtimes, Server};
 
@@ -226,6 +228,27 @@ impl Sooner {
     pub async fn resume(&self, batch: impl Into<BatchName>) -> Result<Batch> {
         let name = batch.into();
         self.0.io.lend_clock(self.engine().resume(&name)).await
+    }
+
+    /// How the queues stand, by name.
+    pub fn queues(&self) -> Vec<QueueDetails> {
+        self.engine().queues()
+    }
+
+    /// Pauses a queue: once it answers, nothing of it is started until it is resumed, also after a
+    /// restart; what runs goes on and submissions are accepted. Repeating it gives it the new reason, of
+    /// which the first 1,024 bytes are kept. Fails with kind `NotFound` if there is no such queue.
+    pub async fn pause_queue(&self, queue: &QueueName, reason: &str) -> Result<QueueDetails> {
+        let reason = clip(reason, limits::GIVEN_REASON_BYTES_MAX);
+        let pausing = self.engine().pause_queue(queue, reason);
+        self.0.io.lend_clock(pausing).await
+    }
+
+    /// Lets a paused queue go on; one that is not paused stays as it is. Fails as
+    /// [`Sooner::pause_queue`] does.
+    pub async fn resume_queue(&self, queue: &QueueName) -> Result<QueueDetails> {
+        let resuming = self.engine().resume_queue(queue);
+        self.0.io.lend_clock(resuming).await
     }
 
     /// Cancels some items of a batch, by their ids or decimal positions; all or nothing is refused.

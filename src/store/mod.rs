@@ -16,6 +16,7 @@ mod embedded;
 mod model;
 #[cfg(test)]
 mod tenants;
+pub mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

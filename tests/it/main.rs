@@ -54,4 +54,5 @@ mod stream_batch;
 mod stream_batch_faults;
 mod submit_batch;
 mod tenants;
+mod waiting;
 mod watch_batch;

@@ -11,7 +11,7 @@ use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::engine::{ItemDetails, Order};
+use crate::engine::{ItemDetails, LOCAL_WORKER, Order};
 use crate::wire;
 
 /// A batch as it stands.
@@ -115,7 +115,11 @@ pub(crate) fn result(record: Record, batch: &Batch, omit_output: bool) -> wire::
 
 /// An item as it stands.
 pub(crate) fn item(details: ItemDetails) -> wire::Item {
-    let ItemDetails { item, batch } = details;
+    let ItemDetails {
+        item,
+        batch,
+        waiting,
+    } = details;
     let state = match (&item.record, item.running) {
         (Some(record), _) => terminal_state(record.ending.state()),
         (None, Some(_)) => wire::ItemState::Running,
@@ -139,6 +143,13 @@ pub(crate) fn item(details: ItemDetails) -> wire::Item {
         next_attempt_time: item.next_due.map(time),
         result: item.record.map(|record| result(record, &batch, false)),
         spec: item.spec.and_then(Result::ok).map(spec),
+        waiting: waiting.map(|waiting| wire::Waiting {
+            reason: waiting.reason.name().into(),
+            message: waiting.message,
+        }),
+        lease: item.running.map(|_| wire::ItemLease {
+            worker_id: LOCAL_WORKER.into(),
+        }),
     }
 }
 

@@ -199,6 +199,10 @@ impl Handler for Exec {
         self.settings.kill_grace.saturating_add(STOP_MARGIN)
     }
 
+    fn kind(&self) -> &'static str {
+        "exec"
+    }
+
     fn may_block(&self) -> bool {
         false
     }

@@ -35,9 +35,8 @@ impl Store {
                 *backlog.paused.entry(labels).or_default() += 1;
             }
             let running = u64::from(batch.running());
-            let open = u64::from(batch.staged_total.saturating_sub(batch.tally.terminal()));
             backlog.running += running;
-            backlog.pending += open.saturating_sub(running);
+            backlog.pending += batch.open_items().saturating_sub(running);
             let waited = batch.oldest_arrival().map(|since| now.since(since));
             backlog.oldest = backlog.oldest.max(waited.unwrap_or_default());
         }

@@ -22,6 +22,7 @@ mod in_flight;
 mod keeper;
 mod leases;
 mod operation;
+mod queues;
 mod reader;
 mod reads;
 mod recovery;

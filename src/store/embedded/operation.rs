@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::batch::Batch;
-use crate::domain::ids::BatchNo;
+use crate::domain::ids::{BatchNo, QueueName};
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::Pause;
 use crate::store::{CancelCounts, Content, Created, NewBatch, Settlement, StoreError, Verdict};
@@ -30,6 +30,11 @@ pub(crate) enum Request {
     Pause {
         batch: BatchNo,
         pause: Option<Pause>,
+    },
+    /// Pauses a queue, or without a reason lets it go on.
+    PauseQueue {
+        queue: QueueName,
+        pause: Option<Box<str>>,
     },
     Cancel {
         batch: BatchNo,
@@ -82,7 +87,11 @@ impl Request {
             Self::Settle(settlements) => {
                 settlements.iter().map(|one| 128 + one.output_bytes()).sum()
             }
-            Self::Seal { .. } | Self::EndOverdue | Self::Pause { .. } | Self::Cancel { .. } => 0,
+            Self::Seal { .. }
+            | Self::EndOverdue
+            | Self::Pause { .. }
+            | Self::PauseQueue { .. }
+            | Self::Cancel { .. } => 0,
         }
     }
 }

@@ -81,6 +81,9 @@ pub(crate) fn recover(
             .or_default()
             .push(*slot);
     }
+    for (queue, why) in rows::paused_queues(db)? {
+        scheduler.pause_queue(&queue, &why);
+    }
     for row in rows::live_batches(db)? {
         let (no, state) = (row.batch.head.no, row.batch.state);
         let batch = rebuild(db, &row)?;

@@ -19,6 +19,8 @@ pub(crate) struct Effects {
     pub(crate) sealed: Vec<BatchNo>,
     /// Batches that go on.
     pub(crate) unpaused: Vec<BatchNo>,
+    /// Queues that are paused, and why, or that go on; in order.
+    pub(crate) queue_pauses: Vec<(QueueName, Option<Box<str>>)>,
     /// Items that get another turn.
     pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
     /// Items that got their result, by state.
@@ -69,6 +71,14 @@ impl Effects {
         for &no in &self.unpaused {
             queues.extend(queue_of(scheduler, no));
             scheduler.wake(no, now);
+        }
+        for (queue, pause) in self.queue_pauses.drain(..) {
+            if let Some(why) = pause {
+                scheduler.pause_queue(&queue, &why);
+            } else {
+                scheduler.resume_queue(&queue);
+                queues.push(queue);
+            }
         }
         for &no in &self.sealed {
             if let Some(batch) = scheduler.batch_mut(no) {

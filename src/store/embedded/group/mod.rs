@@ -131,6 +131,10 @@ impl<'a> Group<'a> {
                 let paused = self.pause(*batch, pause.as_ref());
                 paused.map(|batch| Answer::Batch(Box::new(batch)))
             }
+            Request::PauseQueue { queue, pause } => {
+                self.pause_queue(queue, pause.as_deref())?;
+                Ok(Answer::Done)
+            }
             Request::Cancel {
                 batch,
                 items,

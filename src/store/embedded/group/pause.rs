@@ -1,10 +1,10 @@
-//! Staging a pause of a batch and its end.
+//! Staging a pause of a batch or a queue, and its end.
 
 use std::sync::Arc;
 
 use super::{Group, Refusal, lock};
 use crate::domain::batch::Batch;
-use crate::domain::ids::BatchNo;
+use crate::domain::ids::{BatchNo, QueueName};
 use crate::domain::pause::Pause;
 use crate::store::StoreError;
 use crate::store::embedded::rows;
@@ -32,5 +32,20 @@ impl Group<'_> {
             self.effects.unpaused.push(no);
         }
         Ok(snapshot)
+    }
+
+    /// Pauses a queue, or lets it go on if there is no reason.
+    pub(super) fn pause_queue(
+        &mut self,
+        queue: &QueueName,
+        pause: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        match pause {
+            Some(why) => rows::pause_queue(self.db, queue, why)?,
+            None => rows::resume_queue(self.db, queue)?,
+        }
+        let pause = pause.map(Into::into);
+        self.effects.queue_pauses.push((queue.clone(), pause));
+        Ok(())
     }
 }

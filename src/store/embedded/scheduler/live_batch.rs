@@ -275,7 +275,7 @@ impl LiveBatch {
                 return Some(index);
             }
         }
-        if self.waiting.len() >= limits::WAITING_ITEMS_MAX {
+        if self.is_clogged() {
             return None;
         }
         self.skip_what_ran();
@@ -283,6 +283,27 @@ impl LiveBatch {
             self.next += 1;
             self.next - 1
         })
+    }
+
+    /// Items that have no result yet, as staged.
+    pub(crate) fn open_items(&self) -> u64 {
+        u64::from(self.staged_total.saturating_sub(self.tally.terminal()))
+    }
+
+    /// Whether so many items wait for another attempt that none gets its first.
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.waiting.len() >= limits::WAITING_ITEMS_MAX
+    }
+
+    /// How many items go before `index`, which is due, at most: those that are due again, and for one
+    /// that never ran those with a lower index.
+    pub(crate) fn ahead_at_most(&self, index: u32) -> u32 {
+        let again = self.waiting.len() + self.due_again.len();
+        let again = u32::try_from(again).unwrap_or(u32::MAX);
+        if self.pasts.contains_key(&index) {
+            return again.saturating_sub(1);
+        }
+        again.saturating_add(index.saturating_sub(self.next_that_never_ran()))
     }
 
     /// Since when `index` could have run.

@@ -6,7 +6,7 @@
 //! priorities; and a batch that got none for a minute goes before all of them. Nothing is reserved: a
 //! slot never stays empty while anything of the queue may run.
 //!
-//! A batch stands aside while it is paused, before its time, or while as many of its items run as it
+//! Of a queue that is paused nothing is granted. A batch stands aside while it is paused, before its time, or while as many of its items run as it
 //! wants at once.
 //!
 //! Items under which the server died are marked and have rules of their own: see `marked.rs`.
@@ -17,6 +17,7 @@ mod marked;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod waiting;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -42,6 +43,8 @@ pub(crate) struct Scheduler {
     time_limits: BTreeSet<(Timestamp, BatchNo)>,
     /// The marked item that runs, or waits to run, with nothing beside it.
     alone: Option<Marked>,
+    /// Queues of which nothing is granted, and why.
+    paused: HashMap<QueueName, Box<str>>,
     /// The marked item that runs.
     marked_running: Option<ItemKey>,
     /// Whether a grant was refused because of a marked item.
@@ -204,6 +207,9 @@ impl Scheduler {
         mut nonce: impl FnMut() -> u128,
     ) -> Vec<Grant> {
         let mut grants = Vec::new();
+        if self.paused.contains_key(demand.queue) {
+            return grants;
+        }
         while grants.len() < demand.want {
             let marked = self.take_marked(demand, now);
             let Some(item) = marked.or_else(|| self.take_turn(demand.queue, now)) else {
@@ -242,8 +248,9 @@ impl Scheduler {
 
     /// When a waiting item of `queue` is due next, if one waits.
     pub(crate) fn next_due(&self, queue: &QueueName) -> Option<Timestamp> {
-        if self.alone.is_some() {
-            // Nothing starts before that one has ended, and then everybody is told.
+        if self.alone.is_some() || self.paused.contains_key(queue) {
+            // Nothing starts before that one has ended, or the queue goes on, and then whom it
+            // concerns is told.
             return None;
         }
         let rotation = self.queues.get(queue)?;

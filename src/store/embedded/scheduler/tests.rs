@@ -11,6 +11,7 @@ use crate::domain::batch::{BatchEvent, BatchState};
 use crate::domain::ids::{BatchId, BatchUid, Tenant};
 use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect};
+use crate::store::waiting::Hold;
 
 /// A scheduler with a hand on its clock.
 #[derive(Default)]
@@ -70,6 +71,10 @@ impl Story {
         };
         let grants = self.scheduler.grant(demand, self.now, &mut nonce);
         grants.into_iter().map(|grant| grant.token).collect()
+    }
+
+    fn hold(&self, no: u32, index: u32) -> Option<Hold> {
+        self.scheduler.hold(key(no, index), self.now)
     }
 
     fn finish(&mut self, no: u32, index: u32) -> Sequence {
@@ -503,4 +508,74 @@ proptest! {
         }
         prop_assert!(left.is_empty(), "nothing was left out: {left:?}");
     }
+}
+
+#[test]
+fn nothing_is_granted_of_a_paused_queue_and_others_are_not_held_up_by_it() {
+    let mut story = Story::default();
+    story.admit(1, 2);
+    let queue = QueueName::default();
+    let whole = story.tokens(1);
+    assert_eq!(whole.len(), 1);
+    // It would run alone once nothing else runs.
+    story.resume(1, 0, crashed(1, 2), 0);
+    assert_eq!(story.grant(1), [(1, 0)], "alone");
+    story.resume(1, 0, crashed(1, 2), 0);
+    story.admit_to("other", 2, 1);
+    let other = QueueName::parse("other").unwrap();
+    let demand = Demand {
+        queue: &other,
+        want: 1,
+        crashes_max: 3,
+    };
+    let beside = story.scheduler.grant(demand, story.now, || 7);
+    assert_eq!(beside.len(), 1);
+    assert_eq!(story.grant(1), [], "it waits until it is alone");
+    assert_eq!(story.hold(1, 0), Some(Hold::Marked));
+    assert_eq!(story.hold(1, 1), Some(Hold::HeldBack));
+    story.scheduler.pause_queue(&queue, "why");
+    assert!(story.scheduler.take_held_back(), "others are told");
+    assert_eq!(story.grant(9), []);
+    assert_eq!(story.hold(1, 1), Some(Hold::QueuePaused("why".into())));
+    assert_eq!(story.scheduler.next_due(&queue), None);
+    story.admit_to("other", 3, 1);
+    assert_eq!(story.scheduler.grant(demand, story.now, || 8).len(), 1);
+    story.scheduler.resume_queue(&queue);
+    story.finish(2, 0);
+    story.finish(3, 0);
+    assert_eq!(story.grant(9), [(1, 0)], "alone again");
+}
+
+#[test]
+fn what_holds_an_item_back_is_known() {
+    let mut story = Story::default();
+    story.admit(1, 4).admit(2, 1).admit(3, 1);
+    let line = |ahead, others| Some(Hold::InLine { ahead, others });
+    assert_eq!(
+        [story.hold(1, 0), story.hold(1, 3)],
+        [line(0, 2), line(3, 2)]
+    );
+    assert_eq!(story.hold(1, 4), None, "there is no such item");
+    assert_eq!(story.grant(1), [(1, 0)]);
+    assert_eq!(story.hold(1, 0), None, "it runs");
+    story.resume(1, 0, tried(1), 50);
+    let until = Timestamp(50);
+    assert_eq!(story.hold(1, 0), Some(Hold::Backoff { until, spent: 1 }));
+    story.now = until;
+    assert_eq!(story.hold(1, 0), line(0, 2), "it is due");
+    story.finish(2, 0);
+    story.scheduler.retire(BatchNo(2));
+    assert_eq!([story.hold(2, 0), story.hold(1, 0)], [None, line(0, 1)]);
+    for index in 0..u32::try_from(limits::WAITING_ITEMS_MAX).unwrap() {
+        let late = Timestamp(1_000_000);
+        story
+            .scheduler
+            .batch_mut(BatchNo(3))
+            .unwrap()
+            .wait(index, late);
+    }
+    assert_eq!(story.hold(3, 0), Some(Hold::RetriesFirst));
+    let batch = story.scheduler.batch_mut(BatchNo(1)).unwrap();
+    batch.state = BatchState::Cancelling;
+    assert_eq!(story.hold(1, 3), Some(Hold::Ending));
 }

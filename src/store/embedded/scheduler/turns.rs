@@ -68,7 +68,6 @@ impl Turns {
     }
 
     /// How many batches sit.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.seats.len()
     }
