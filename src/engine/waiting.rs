@@ -120,7 +120,13 @@ impl Engine {
                 (WaitingReason::Backoff, message)
             }
             Hold::InLine { ahead, others } => self.told_line(batch, ahead, others),
-            hold => told(batch, hold),
+            hold @ (Hold::QueuePaused(_)
+            | Hold::BatchPaused(_)
+            | Hold::NotBefore(_)
+            | Hold::Parallelism { .. }
+            | Hold::Marked
+            | Hold::HeldBack
+            | Hold::RetriesFirst) => told(batch, hold),
         };
         Ok(Some(Waiting { reason, message }))
     }
