@@ -174,7 +174,11 @@ pub const FAILURE_REASONS_MAX: usize = 32;
 /// no trend.
 pub const FAILURE_ITEMS_MIN: u32 = 10;
 
-/// How often batches are looked at whose time may be over.
+/// How long an item that runs at most once waits for its next turn if the disk was too full to note
+/// that it runs: long enough not to spin on it.
+pub const UNTRACED_WAIT: Duration = Duration::from_secs(1);
+
+/// How often batches and items are looked at whose time may be over.
 pub const OVERDUE_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a batch may wait for a turn until it goes before batches of higher priority.

@@ -54,6 +54,11 @@ pub(super) struct OptionArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     enough: Option<u32>,
 
+    /// No item runs twice: one that is interrupted ends as failed, and so does one that fails,
+    /// whatever --max-attempts says
+    #[arg(long)]
+    at_most_once: bool,
+
     /// So many failed or expired items are too many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_failed: Option<u32>,
@@ -123,6 +128,7 @@ impl OptionArguments {
             deadline: self.deadline.map(|moment| specs::time(moment.at)),
             max_duration: self.max_duration.map(specs::duration),
             enough: self.enough,
+            at_most_once: self.at_most_once,
             failure_policy: self.failure_policy(),
         }
     }

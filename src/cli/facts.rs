@@ -71,6 +71,9 @@ fn told_options(facts: &mut Facts, options: &wire::BatchOptions) {
     }
     facts.say_some("not before", time(options.not_before.as_ref()));
     facts.say_some("deadline", time(options.deadline.as_ref()));
+    if options.at_most_once {
+        facts.say("runs", "at most once");
+    }
 }
 
 /// How many items there are and in which states.
@@ -136,7 +139,8 @@ fn told_attempt(attempt: &wire::Attempt) -> String {
             let message = preview(error.message.trim(), SHOWN_CHARS_MAX);
             format!("{number}{since}{until}: {} {message}", error.reason)
         }
-        None => format!("{number}{since}: running"),
+        None if until.is_empty() => format!("{number}{since}: running"),
+        None => format!("{number}{since}{until}: succeeded"),
     }
 }
 
@@ -155,6 +159,8 @@ fn told_spec(facts: &mut Facts, spec: &wire::ItemSpec) {
         "timeout",
         duration(spec.timeout.as_ref()).map(|time| format!("{time:?}")),
     );
+    facts.say_some("start by", time(spec.start_by.as_ref()));
+    facts.say_some("finish by", time(spec.finish_by.as_ref()));
     let mut attributes: Vec<_> = spec.attributes.iter().collect();
     attributes.sort_unstable();
     for (name, value) in attributes {

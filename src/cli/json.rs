@@ -108,6 +108,8 @@ struct OptionsJson<'a> {
     enough: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure_policy: Option<FailurePolicyJson>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_most_once: bool,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -199,6 +201,10 @@ struct SpecJson<'a> {
     content_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_policy: Option<RetryJson<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -311,6 +317,7 @@ impl<'a> OptionsJson<'a> {
             max_duration: seconds(options.max_duration.as_ref()),
             enough: options.enough,
             failure_policy: options.failure_policy.as_ref().map(FailurePolicyJson::of),
+            at_most_once: options.at_most_once,
         };
         (json != Self::default()).then_some(json)
     }
@@ -394,6 +401,8 @@ impl<'a> SpecJson<'a> {
             input_base64: base64,
             content_type,
             timeout: shown::duration(spec.timeout.as_ref()).map(seconds),
+            start_by: shown::time(spec.start_by.as_ref()),
+            finish_by: shown::time(spec.finish_by.as_ref()),
             retry_policy: spec.retry_policy.as_ref().map(RetryJson::of),
             attributes: texts(&spec.attributes),
         }

@@ -14,6 +14,8 @@ pub(super) fn item(item: ItemSpec) -> wire::ItemSpec {
         item_id: item.id.map(Into::into).unwrap_or_default(),
         input: Some(payload(item.input)),
         timeout: item.timeout.map(duration),
+        start_by: item.start_by.map(time),
+        finish_by: item.finish_by.map(time),
         retry_policy: (item.retry != RetrySettings::default()).then(|| retry(item.retry)),
         attributes: item
             .attributes

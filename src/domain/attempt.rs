@@ -31,11 +31,12 @@ pub enum Outcome {
     /// With a failure, which the retry policy judges.
     Failed(ItemError),
     /// With a failure after which the handler knows how long to wait. Whether there is another
-    /// attempt is for the retry policy to say; its backoff does not count.
+    /// attempt is for the retry policy to say; the wait stands in place of its backoff, unchanged by
+    /// `max_backoff` and jitter.
     FailedFor {
         /// Why.
         error: ItemError,
-        /// How long to wait before the next attempt; at most ten years.
+        /// How long to wait before the next attempt; at most ten years, more is taken for that.
         wait: Duration,
     },
     /// Without having begun, or stopped by the server for reasons of its own. Nothing is charged;
@@ -112,6 +113,9 @@ impl Code {
 /// | `ENOUGH_REACHED` | `CANCELLED` | no | enough other items of the batch had succeeded |
 /// | `FAILURE_POLICY` | `CANCELLED` | no | too many other items of the batch had failed |
 /// | `BATCH_DEADLINE`, `BATCH_MAX_DURATION` | `DEADLINE_EXCEEDED` | no | the batch's time was over first |
+/// | `START_BY` | `DEADLINE_EXCEEDED` | no | the item's first attempt had not begun in time |
+/// | `FINISH_BY` | `DEADLINE_EXCEEDED` | no | the item had no result in time |
+/// | `UNKNOWN_OUTCOME` | `UNKNOWN` | no | an item of an `at_most_once` batch was interrupted |
 /// | `PANIC` | `INTERNAL` | yes | the handler's code panicked |
 /// | `SPAWN_FAILED` | `INTERNAL` | yes | the handler's program could not be started |
 /// | `OUTPUT_TOO_LARGE` | `RESOURCE_EXHAUSTED` | no | the output is over its cap |
@@ -159,6 +163,12 @@ reasons! {
     BATCH_DEADLINE: DEADLINE_EXCEEDED, false;
     /// The batch had lasted too long.
     BATCH_MAX_DURATION: DEADLINE_EXCEEDED, false;
+    /// The item's first attempt had not begun in time.
+    START_BY: DEADLINE_EXCEEDED, false;
+    /// The item had no result in time.
+    FINISH_BY: DEADLINE_EXCEEDED, false;
+    /// An item that runs at most once was interrupted.
+    UNKNOWN_OUTCOME: UNKNOWN, false;
     /// The handler's code panicked.
     PANIC: INTERNAL, true;
     /// The handler's program could not be started.
@@ -283,7 +293,7 @@ impl<P: Into<Payload>, E: Into<ItemError>> From<Result<P, E>> for Outcome {
     }
 }
 
-/// What is known of an attempt that did not succeed.
+/// What is known of an attempt that is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastAttempt {
     /// Its number, from 1.
@@ -294,8 +304,8 @@ pub struct PastAttempt {
     pub ended: Timestamp,
     /// When the next one is due.
     pub next: Option<Timestamp>,
-    /// Why it ended.
-    pub error: ItemError,
+    /// Why it ended, if it did not succeed.
+    pub error: Option<ItemError>,
     /// Who ran it.
     pub worker: Box<str>,
 }

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
-use crate::domain::attempt::Reason;
+use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::failures::Failures;
 use crate::domain::ids::{BatchId, BatchName, BatchNo, BatchUid, QueueName, Sequence, Tenant};
+use crate::domain::item::Ending;
 use crate::domain::pause::Pause;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::domain::tally::Tally;
@@ -87,6 +88,16 @@ impl EndCause {
             Self::FailurePolicy => Reason::FAILURE_POLICY,
             Self::Deadline => Reason::BATCH_DEADLINE,
             Self::MaxDuration => Reason::BATCH_MAX_DURATION,
+        }
+    }
+
+    /// How an item ends that its batch's end came before.
+    pub fn ending(self, message: &str) -> Ending {
+        let error = ItemError::of(self.reason(), message);
+        if self.lets_succeed() {
+            Ending::Cancelled(error)
+        } else {
+            Ending::Expired(error)
         }
     }
 
@@ -193,6 +204,17 @@ impl BatchHead {
             tenant: self.tenant.clone(),
             id: self.id.clone(),
         }
+    }
+
+    /// When its time is over, if it has a limit, and why then.
+    pub fn ends_at(&self) -> Option<(Timestamp, EndCause)> {
+        let options = &self.options;
+        let deadline = options.deadline.map(|at| (at, EndCause::Deadline));
+        let lasted = options
+            .max_duration
+            .map(|most| (self.created.plus(most), EndCause::MaxDuration));
+        let both = deadline.into_iter().chain(lasted);
+        both.min_by_key(|&(at, _)| at)
     }
 }
 

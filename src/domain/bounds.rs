@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::base::clock::Timestamp;
 use crate::base::limits;
 
 /// A setting that is out of its bounds.
@@ -42,6 +43,14 @@ impl Check {
     pub(crate) fn timeout(&mut self, field: &str, timeout: Option<Duration>) {
         if let Some(problem) = timeout.and_then(|it| check_timeout(it).err()) {
             self.wrong(field, problem);
+        }
+    }
+
+    /// A point in time. One that has passed is in bounds: whatever waits for it has come.
+    pub(crate) fn time(&mut self, field: &str, time: Option<Timestamp>, now: Timestamp) {
+        let times = Timestamp(0)..=now.plus(limits::DURATION_MAX);
+        if time.is_some_and(|time| !times.contains(&time)) {
+            self.wrong(field, "is not a time from 1970 until ten years from now");
         }
     }
 

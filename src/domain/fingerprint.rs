@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::failures::FailureAction;
 use crate::domain::ids::QueueName;
-use crate::domain::item::ItemSpec;
+use crate::domain::item::{ItemSpec, ItemTime};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::BatchOptions;
@@ -45,6 +45,7 @@ pub fn fingerprint(
         hash.map(&item.attributes);
     }
     hash.later_options(options);
+    hash.item_times(items);
     Fingerprint(hash.0.finalize().into())
 }
 
@@ -86,6 +87,7 @@ impl Hash {
                 .max_duration
                 .map(|most| (5, most.as_nanos().cast_signed())),
             options.enough.map(|enough| (6, enough.into())),
+            options.at_most_once.then_some((11, 1)),
         ];
         if let Some(policy) = &options.failure_policy {
             set.extend([
@@ -100,6 +102,19 @@ impl Hash {
         for (number, value) in set.into_iter().flatten() {
             self.0.update([b'+', number]);
             self.0.update(value.to_le_bytes());
+        }
+    }
+
+    /// The items' own times, each behind its item's index: they came later still.
+    fn item_times(&mut self, items: &[ItemSpec]) {
+        for (index, item) in items.iter().enumerate() {
+            for kind in ItemTime::ALL {
+                if let Some(at) = kind.of(item) {
+                    self.0.update([b'#', kind as u8]);
+                    self.count(index);
+                    self.0.update(at.0.to_le_bytes());
+                }
+            }
         }
     }
 
@@ -143,6 +158,7 @@ impl Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Timestamp;
     use crate::domain::failures::FailurePolicy;
 
     fn of(items: &[ItemSpec]) -> Fingerprint {
@@ -185,6 +201,11 @@ mod tests {
             vec![data],
             vec![timed],
             vec![retried],
+            vec![item("a").with_start_by(Timestamp(1))],
+            vec![item("a").with_finish_by(Timestamp(1))],
+            vec![item("a").with_finish_by(Timestamp(2))],
+            vec![item("a").with_finish_by(Timestamp(1)), item("b")],
+            vec![item("a"), item("b").with_finish_by(Timestamp(1))],
         ];
         for (i, left) in contents.iter().enumerate() {
             for (j, right) in contents.iter().enumerate() {

@@ -3,18 +3,21 @@
 //! ```text
 //!             accept            lease               outcome
 //!  (none) ───────────▶ PENDING ────────▶ RUNNING ───────────▶ SUCCEEDED
-//!                       ▲  │                │ │ └─ last failure ─▶ FAILED
-//!   backoff, released,  │  │                │ └─ cancel ─────────▶ CANCELLED
-//!   interrupted ────────┼──┼────────────────┘
-//!                       └──┴─ cancel ──────────────────────────▶ CANCELLED
+//!                       ▲  │ │              │ │ │ └─ last failure ─▶ FAILED
+//!   backoff, released,  │  │ │              │ │ └─ time over ──────▶ EXPIRED
+//!   interrupted ────────┼──┼─┼──────────────┘ └─ cancel ───────────▶ CANCELLED
+//!                       └──┼─┴─ time over ─────────────────────────▶ EXPIRED
+//!                          └─ cancel ──────────────────────────────▶ CANCELLED
 //! ```
-//! A terminal state has exactly one record in the batch's journal, and it never changes.
+//! A terminal state has exactly one record in the batch's journal, and it never changes. The whole
+//! table, event by event, is in `docs/states.md`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
-use crate::domain::attempt::ItemError;
+use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::bounds::{Check, OutOfBounds};
 use crate::domain::ids::{Sequence, item_id_text};
 use crate::domain::payload::Payload;
 use crate::domain::retry::RetrySettings;
@@ -28,6 +31,10 @@ pub struct ItemSpec {
     pub input: Payload,
     /// Limit of each attempt, if the caller set one.
     pub timeout: Option<Duration>,
+    /// When its first attempt must have begun, or it ends EXPIRED.
+    pub start_by: Option<Timestamp>,
+    /// When it must have its result, or it ends EXPIRED.
+    pub finish_by: Option<Timestamp>,
     /// The item's own retry settings.
     pub retry: RetrySettings,
     /// Small extras for the handler.
@@ -58,6 +65,87 @@ impl ItemSpec {
     pub fn with_attribute(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
         self.attributes.insert(name.into(), value.into());
         self
+    }
+
+    /// Lets it end EXPIRED, reason `START_BY`, if its first attempt has not begun by then: a stale
+    /// item is not computed. From 1970 until ten years from now; a time that has passed is none too
+    /// early, the item expires at once.
+    #[must_use]
+    pub fn with_start_by(mut self, at: Timestamp) -> Self {
+        self.start_by = Some(at);
+        self
+    }
+
+    /// Lets it end EXPIRED, reason `FINISH_BY`, if it has no result by then, whether it waits, runs or
+    /// is to be tried again. Bounds as for [`ItemSpec::with_start_by`].
+    #[must_use]
+    pub fn with_finish_by(mut self, at: Timestamp) -> Self {
+        self.finish_by = Some(at);
+        self
+    }
+
+    /// Its times that are out of their bounds, `now` being the time.
+    pub fn check_times(&self, now: Timestamp) -> Vec<OutOfBounds> {
+        let mut check = Check::default();
+        for kind in ItemTime::ALL {
+            check.time(kind.field(), kind.of(self), now);
+        }
+        check.all()
+    }
+
+    /// Why it is not worth an attempt any more at `now`, if that is so; `began` is whether an attempt
+    /// of it ever has begun.
+    pub fn overdue(&self, began: bool, now: Timestamp) -> Option<ItemTime> {
+        let over = |kind: &ItemTime| kind.of(self).is_some_and(|at| at <= now);
+        let mut kinds = ItemTime::ALL.into_iter();
+        kinds.find(|kind| over(kind) && !(began && *kind == ItemTime::StartBy))
+    }
+}
+
+/// A limit of time that an item has of its own. The numbers are on disk and never change their
+/// meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ItemTime {
+    /// When its first attempt must have begun.
+    StartBy = 1,
+    /// When it must have its result.
+    FinishBy = 2,
+}
+
+impl ItemTime {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::StartBy, Self::FinishBy];
+
+    /// The limit that `number` stands for on disk.
+    pub fn from_number(number: i64) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|&kind| number == i64::from(kind as u8))
+    }
+
+    /// The item's time of this kind, if it has one.
+    pub fn of(self, spec: &ItemSpec) -> Option<Timestamp> {
+        match self {
+            Self::StartBy => spec.start_by,
+            Self::FinishBy => spec.finish_by,
+        }
+    }
+
+    /// Its name among an item's fields.
+    fn field(self) -> &'static str {
+        match self {
+            Self::StartBy => "start_by",
+            Self::FinishBy => "finish_by",
+        }
+    }
+
+    /// How an item ends that did not make it; `message` says what came of it meanwhile.
+    pub fn ending(self, message: &str) -> Ending {
+        let reason = match self {
+            Self::StartBy => Reason::START_BY,
+            Self::FinishBy => Reason::FINISH_BY,
+        };
+        Ending::Expired(ItemError::of(reason, message))
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
-use crate::base::limits;
 use crate::domain::bounds::{Check, OutOfBounds};
 use crate::domain::failures::FailurePolicy;
 use crate::domain::retry::RetrySettings;
@@ -26,6 +25,9 @@ pub struct BatchOptions {
     pub enough: Option<u32>,
     /// When its failures are too many.
     pub failure_policy: Option<FailurePolicy>,
+    /// Whether an item that was interrupted is left alone: it ends FAILED, reason `UNKNOWN_OUTCOME`,
+    /// and nothing of the batch is ever tried again.
+    pub at_most_once: bool,
     /// Limit of each attempt.
     pub item_timeout: Option<Duration>,
     /// Retry settings of its items.
@@ -42,12 +44,8 @@ impl BatchOptions {
         check.timeout("max_duration", self.max_duration);
         check.count("max_parallelism", self.max_parallelism);
         check.count("enough", self.enough);
-        let times = Timestamp(0)..=now.plus(limits::DURATION_MAX);
-        for (name, time) in [("not_before", self.not_before), ("deadline", self.deadline)] {
-            if time.is_some_and(|time| !times.contains(&time)) {
-                check.wrong(name, "is not a time from 1970 until ten years from now");
-            }
-        }
+        check.time("not_before", self.not_before, now);
+        check.time("deadline", self.deadline, now);
         let mut wrong = check.all();
         let policy = self.failure_policy.as_ref();
         wrong.extend(

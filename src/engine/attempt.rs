@@ -14,12 +14,16 @@ use crate::base::clock::{self, Timestamp};
 use crate::base::metrics::{AttemptEnd, Metrics, QueueMetrics};
 use crate::base::{entropy, limits};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
-use crate::domain::item::{Ending, ItemSpec};
+use crate::domain::batch::EndCause;
+use crate::domain::item::{Ending, ItemSpec, ItemTime};
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
 use crate::store::{Damaged, Lease, LeaseEnd, Settlement};
 
 /// Who runs local attempts, in results and logs.
 pub const LOCAL_WORKER: &str = "local";
+
+/// What a drain says of the attempts that it stops.
+const STOPPED: &str = "the server stopped while the attempt ran";
 
 /// Runs the attempts of one queue.
 #[derive(Debug)]
@@ -37,8 +41,39 @@ pub(crate) struct Executor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopCause {
     Cancelled,
-    TimedOut,
+    RanInto(Limit),
     Halted,
+}
+
+/// What an attempt may run into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// The limit of each attempt.
+    Timeout(Duration),
+    /// The time by which its item must have its result.
+    FinishBy,
+    /// The time of its batch.
+    Batch(EndCause),
+}
+
+/// How a lease ends, and what its attempt counts for.
+struct Ended {
+    end: LeaseEnd,
+    /// Whether an attempt is charged.
+    charged: bool,
+    /// Whether the handler was called.
+    ran: bool,
+}
+
+impl Ended {
+    /// Before the handler was called.
+    fn unattempted(ending: Ending) -> Self {
+        Self {
+            end: LeaseEnd::Finish(ending),
+            charged: false,
+            ran: false,
+        }
+    }
 }
 
 impl Executor {
@@ -51,35 +86,44 @@ impl Executor {
         let started = clock::now();
         let queued = lease.granted.since(lease.ready_since);
         self.queue_metrics.granted(queued);
-        let (id, (end, charged)) =
+        let (id, finish_by, ended) =
             if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
-                let end = self.run_item(&lease, &spec, slot).await;
-                (spec.id.clone(), end)
+                let ended = self.run_item(&lease, &spec, slot).await;
+                (spec.id.clone(), spec.finish_by, ended)
             } else {
-                let end = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
-                (None, (end, false))
+                let ending = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
+                (None, None, Ended::unattempted(ending))
             };
         Settlement {
             token: lease.token,
             head: lease.head,
             id,
-            end,
-            spent: lease.spent + u32::from(charged),
-            worker: LOCAL_WORKER.into(),
+            end: ended.end,
+            finish_by,
+            spent: lease.spent + u32::from(ended.charged),
+            worker: if ended.ran { LOCAL_WORKER } else { "" }.into(),
             queued,
             started,
             ran: clock::now().since(started),
         }
     }
 
-    /// How the lease ends, and whether an attempt is charged for it.
+    /// How the lease ends.
     async fn run_item(
         &self,
         lease: &Lease,
         spec: &Arc<ItemSpec>,
         slot: &Arc<OwnedSemaphorePermit>,
-    ) -> (LeaseEnd, bool) {
+    ) -> Ended {
+        if let Some(late) = spec.overdue(lease.token.attempt > 1, clock::now()) {
+            return Ended::unattempted(late.ending("its time was over just before it ran"));
+        }
+        if let Some((_, cause)) = lease.head.ends_at().filter(|&(at, _)| at <= clock::now()) {
+            return Ended::unattempted(
+                cause.ending("its batch's time was over just before it ran"),
+            );
+        }
         let settings = spec
             .retry
             .or(&lease.head.options.retry)
@@ -89,12 +133,12 @@ impl Executor {
                 "the server died {} times while this item ran",
                 lease.crashes
             );
-            return (failed(Reason::CRASHED_TOO_OFTEN, &message), false);
+            return Ended::unattempted(failed(Reason::CRASHED_TOO_OFTEN, &message));
         }
         let (has, max) = (spec.input.bytes().len(), self.input_bytes_max);
         if has > max {
             let message = format!("the input has more than the limit of {max} bytes");
-            return (failed(Reason::INPUT_TOO_LARGE, &message), false);
+            return Ended::unattempted(failed(Reason::INPUT_TOO_LARGE, &message));
         }
         let began = clock::instant();
         let (spec, slot) = (Arc::clone(spec), Arc::clone(slot));
@@ -106,17 +150,27 @@ impl Executor {
         self.metrics
             .returned
             .note(item.batch.0, item.index, returned);
-        let charged = !matches!(outcome, Outcome::Released { .. });
-        (self.judge(lease, &settings.policy(), outcome), charged)
+        let charged = !matches!(outcome, Ok(Outcome::Released { .. }));
+        let end = match outcome {
+            Ok(outcome) => self.judge(lease, &settings.policy(), outcome),
+            Err(over) => LeaseEnd::Finish(over),
+        };
+        Ended {
+            end,
+            charged,
+            ran: true,
+        }
     }
 
+    /// What the handler makes of the item, or how the item ends because its time is over.
     async fn attempt(
         &self,
         lease: &Lease,
         spec: Arc<ItemSpec>,
         slot: Arc<OwnedSemaphorePermit>,
-    ) -> Outcome {
-        let limit = self.limit(lease, &spec);
+    ) -> Result<Outcome, Ending> {
+        let now = clock::now();
+        let (most, limit) = self.limit(lease, &spec, now);
         // A child of its own: a timeout must not look like a cancel of the lease.
         let stop = lease.stop.child_token();
         let attempt = Attempt {
@@ -125,7 +179,7 @@ impl Executor {
             batch_uid: lease.head.uid,
             index: lease.token.item.index,
             number: lease.token.attempt,
-            deadline: clock::now().plus(limit),
+            deadline: now.plus(most),
             stop: stop.clone(),
             slot: Some(slot),
         };
@@ -133,19 +187,19 @@ impl Executor {
             std::pin::pin!(AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind());
         let cause = tokio::select! {
             biased; // An outcome that is there counts, whatever else has come.
-            outcome = &mut work => return outcome.unwrap_or_else(panicked),
+            outcome = &mut work => return Ok(outcome.unwrap_or_else(panicked)),
             () = lease.stop.cancelled() => StopCause::Cancelled,
             () = self.halt.cancelled() => StopCause::Halted,
-            () = tokio::time::sleep(limit) => StopCause::TimedOut,
+            () = tokio::time::sleep(most) => StopCause::RanInto(limit),
         };
         stop.cancel();
         let late = tokio::time::timeout(self.handler.stop_grace(), work)
             .await
             .ok()
             .and_then(Result::ok);
-        match (cause, late) {
+        Ok(match (cause, late) {
             // After its limit an attempt never succeeds.
-            (StopCause::TimedOut, late) => Outcome::Failed(timed_out(limit, late)),
+            (StopCause::RanInto(limit), late) => Outcome::Failed(ran_into(limit, late)?),
             (StopCause::Cancelled | StopCause::Halted, Some(Outcome::Succeeded(output))) => {
                 Outcome::Succeeded(output)
             }
@@ -153,20 +207,28 @@ impl Executor {
                 Reason::ITEM_CANCELLED,
                 "cancelled while it ran",
             )),
+            (StopCause::Halted, _) if lease.head.options.at_most_once => {
+                Outcome::Failed(ItemError::of(Reason::UNKNOWN_OUTCOME, STOPPED))
+            }
             (StopCause::Halted, _) => Outcome::Released {
-                error: ItemError::of(
-                    Reason::INTERRUPTED,
-                    "the server stopped while the attempt ran",
-                ),
+                error: ItemError::of(Reason::INTERRUPTED, STOPPED),
                 wait: Duration::ZERO,
             },
-        }
+        })
     }
 
-    fn limit(&self, lease: &Lease, spec: &ItemSpec) -> Duration {
-        spec.timeout
+    /// How long the attempt may run, and what it runs into then: the earliest of its limits.
+    fn limit(&self, lease: &Lease, spec: &ItemSpec, now: Timestamp) -> (Duration, Limit) {
+        let timeout = spec
+            .timeout
             .or(lease.head.options.item_timeout)
-            .unwrap_or(self.settings.item_timeout)
+            .unwrap_or(self.settings.item_timeout);
+        let finish_by = spec.finish_by.map(|at| (at.since(now), Limit::FinishBy));
+        let batch = lease.head.ends_at();
+        let batch = batch.map(|(at, cause)| (at.since(now), Limit::Batch(cause)));
+        let all = [Some((timeout, Limit::Timeout(timeout))), finish_by, batch];
+        let earliest = all.into_iter().flatten().min_by_key(|&(most, _)| most);
+        earliest.expect("an attempt has a timeout")
     }
 
     /// What an outcome leads to.
@@ -175,11 +237,14 @@ impl Executor {
             Outcome::Succeeded(output) if output.bytes().len() > self.output_bytes_max => {
                 let (has, max) = (output.bytes().len(), self.output_bytes_max);
                 let message = format!("the output has {has} bytes, more than the limit {max}");
-                failed(Reason::OUTPUT_TOO_LARGE, &message)
+                LeaseEnd::Finish(failed(Reason::OUTPUT_TOO_LARGE, &message))
             }
             Outcome::Succeeded(output) => match output.check_content_type() {
                 Ok(()) => LeaseEnd::Finish(Ending::Succeeded(output)),
-                Err(problem) => failed(Reason::OUTPUT_INVALID, &format!("the output's {problem}")),
+                Err(problem) => {
+                    let message = format!("the output's {problem}");
+                    LeaseEnd::Finish(failed(Reason::OUTPUT_INVALID, &message))
+                }
             },
             Outcome::Failed(error) => judge_failure(lease, policy, error, None),
             Outcome::FailedFor { error, wait } => judge_failure(lease, policy, error, Some(wait)),
@@ -189,7 +254,7 @@ impl Executor {
                     limits::RELEASES_MAX,
                     error.message
                 );
-                failed(Reason::RELEASED_TOO_OFTEN, &message)
+                LeaseEnd::Finish(failed(Reason::RELEASED_TOO_OFTEN, &message))
             }
             Outcome::Released { error, wait } => LeaseEnd::Release {
                 due: due_after(wait),
@@ -201,21 +266,23 @@ impl Executor {
 }
 
 /// What kind of end an outcome is.
-fn end_of(outcome: &Outcome) -> AttemptEnd {
+fn end_of(outcome: &Result<Outcome, Ending>) -> AttemptEnd {
     match outcome {
-        Outcome::Succeeded(_) => AttemptEnd::Succeeded,
-        Outcome::Released { .. } => AttemptEnd::Released,
-        Outcome::Failed(error) if &*error.reason == Reason::ITEM_TIMEOUT.name => {
+        Err(_) => AttemptEnd::TimedOut,
+        Ok(Outcome::Succeeded(_)) => AttemptEnd::Succeeded,
+        Ok(Outcome::Released { .. }) => AttemptEnd::Released,
+        Ok(Outcome::Failed(error)) if &*error.reason == Reason::ITEM_TIMEOUT.name => {
             AttemptEnd::TimedOut
         }
-        Outcome::Failed(error) if &*error.reason == Reason::ITEM_CANCELLED.name => {
+        Ok(Outcome::Failed(error)) if &*error.reason == Reason::ITEM_CANCELLED.name => {
             AttemptEnd::Cancelled
         }
-        Outcome::Failed(_) | Outcome::FailedFor { .. } => AttemptEnd::Failed,
+        Ok(Outcome::Failed(_) | Outcome::FailedFor { .. }) => AttemptEnd::Failed,
     }
 }
 
-/// What a failure leads to, after the policy's backoff or the handler's own `wait`.
+/// What a failure leads to, after the policy's backoff or the handler's own `wait`. An item that runs
+/// at most once has no second attempt, whatever its policy says.
 fn judge_failure(
     lease: &Lease,
     policy: &RetryPolicy,
@@ -224,6 +291,9 @@ fn judge_failure(
 ) -> LeaseEnd {
     // A handler's reason may be anything; what is kept is a name.
     let error = error.within_bounds();
+    if lease.head.options.at_most_once {
+        return LeaseEnd::Finish(Ending::Failed(error));
+    }
     match policy.decide(&error, lease.spent + 1, entropy::fraction()) {
         RetryDecision::Final => LeaseEnd::Finish(Ending::Failed(error)),
         RetryDecision::Again(backoff) => LeaseEnd::Release {
@@ -238,9 +308,14 @@ fn due_after(wait: Duration) -> Timestamp {
     clock::now().plus(wait.min(limits::DURATION_MAX))
 }
 
-/// The error of an attempt that ran into its limit, with what the handler had to say at last.
-fn timed_out(limit: Duration, late: Option<Outcome>) -> ItemError {
-    let mut message = format!("the attempt ran into its limit of {limit:?}");
+/// What comes of an attempt that ran into a limit, with what the handler had to say at last: its
+/// failure, or the end of its item.
+fn ran_into(limit: Limit, late: Option<Outcome>) -> Result<ItemError, Ending> {
+    let mut message = match limit {
+        Limit::Timeout(limit) => format!("the attempt ran into its limit of {limit:?}"),
+        Limit::FinishBy => "the item's time was over while it ran".to_owned(),
+        Limit::Batch(_) => "its batch's time was over while it ran".to_owned(),
+    };
     if let Some(
         Outcome::Failed(error) | Outcome::FailedFor { error, .. } | Outcome::Released { error, .. },
     ) = late
@@ -248,11 +323,15 @@ fn timed_out(limit: Duration, late: Option<Outcome>) -> ItemError {
     {
         message = format!("{message}; last words: {}", error.message);
     }
-    ItemError::of(Reason::ITEM_TIMEOUT, &message)
+    match limit {
+        Limit::Timeout(_) => Ok(ItemError::of(Reason::ITEM_TIMEOUT, &message)),
+        Limit::FinishBy => Err(ItemTime::FinishBy.ending(&message)),
+        Limit::Batch(cause) => Err(cause.ending(&message)),
+    }
 }
 
-fn failed(reason: Reason, message: &str) -> LeaseEnd {
-    LeaseEnd::Finish(Ending::Failed(ItemError::of(reason, message)))
+fn failed(reason: Reason, message: &str) -> Ending {
+    Ending::Failed(ItemError::of(reason, message))
 }
 
 #[expect(

@@ -79,7 +79,8 @@ pub struct Attempt {
     pub index: u32,
     /// The number of this execution, from 1. Numbers never repeat.
     pub number: u32,
-    /// When the attempt runs into its limit.
+    /// When the attempt runs into its limit: its timeout, its item's `finish_by` or the end of its
+    /// batch's time, whichever comes first.
     pub deadline: Timestamp,
     /// Fires when the attempt should end: at its limit, at a cancel, at a drain's end.
     pub stop: CancellationToken,

@@ -135,6 +135,7 @@ fn check_item(wrong: &mut Violations, index: usize, item: &ItemSpec, input_bytes
         &field("timeout"),
         item.timeout.map_or(Ok(()), check_timeout),
     );
+    wrong.check_all(&format!("items[{index}]"), item.check_times(clock::now()));
     wrong.check_all(&field("retry"), item.retry.check());
     let (count, bytes) = (limits::ATTRIBUTES_MAX, limits::ATTRIBUTE_BYTES_MAX);
     wrong.check(

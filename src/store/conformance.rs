@@ -159,6 +159,7 @@ pub(super) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
         head: Arc::clone(&lease.head),
         id: lease.spec.as_ref().unwrap().id.clone(),
         end,
+        finish_by: lease.spec.as_ref().unwrap().finish_by,
         spent: lease.spent + 1,
         worker: "w".into(),
         queued: Duration::from_millis(3),
@@ -381,7 +382,7 @@ async fn a_backoff_and_its_attempts_survive_a_restart() {
     assert_eq!(leased.next_due, Some(due));
     let view = fixture.store.item(batch.head.no, 0, false).await.unwrap();
     assert_eq!((view.next_due, view.past.len()), (Some(due), 1));
-    assert_eq!(view.past[0].error, failed());
+    assert_eq!(view.past[0].error, Some(failed()));
 }
 
 #[tokio::test]

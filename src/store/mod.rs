@@ -13,6 +13,8 @@ mod conformance;
 mod early_ends;
 mod embedded;
 #[cfg(test)]
+mod item_ends;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tenants;
@@ -170,6 +172,8 @@ pub struct Settlement {
     pub id: Option<Box<str>>,
     /// With what.
     pub end: LeaseEnd,
+    /// When the item must have its result: nothing succeeds from then on, and no attempt follows.
+    pub finish_by: Option<Timestamp>,
     /// Attempts charged, this one included if it is.
     pub spent: u32,
     /// Who computed it.
@@ -213,7 +217,7 @@ pub enum LeaseEnd {
 pub enum Verdict {
     /// Its result is in the journal.
     Recorded(Sequence),
-    /// The item's or its batch's early end came first, and that is in the journal.
+    /// The item's or its batch's early end or time came first, and that is in the journal.
     Overruled(Sequence),
     /// The item waits for its next attempt.
     Released,
@@ -247,7 +251,7 @@ pub struct ItemView {
     pub running: Option<u32>,
     /// When its next attempt is due, if it waits.
     pub next_due: Option<Timestamp>,
-    /// Attempts without a result, oldest first.
+    /// Attempts that are over, oldest first; the last one gave the result, if one did.
     pub past: Vec<PastAttempt>,
     /// What was submitted, if it was asked for.
     pub spec: Option<Result<ItemSpec, Damaged>>,

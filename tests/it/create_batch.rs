@@ -85,6 +85,7 @@ async fn the_answer_tells_how_the_batch_stands() {
             min_items: Some(0),
             action: FailureAction::Cancel.into(),
         }),
+        at_most_once: true,
     });
     let told = create(&mut client, request.clone()).await.unwrap();
     let batch = told.batch.unwrap();

@@ -187,6 +187,14 @@ async fn what_was_submitted_is_answered_on_request() {
             ..RetryPolicy::default()
         }),
         attributes: HashMap::from([("name".into(), "value".into())]),
+        start_by: Some(prost_types::Timestamp {
+            seconds: 1_950_000_000,
+            nanos: 0,
+        }),
+        finish_by: Some(prost_types::Timestamp {
+            seconds: 1_950_000_001,
+            nanos: 7_000_000,
+        }),
     };
     let bytes = Payload {
         body: Some(Body::Data(vec![0, 255, 10].into())),

@@ -117,7 +117,8 @@ async fn a_handler_names_its_reasons_and_waits() {
             loop {
                 let view = sooner.item(&id(), item, Duration::ZERO).await.unwrap().item;
                 if let ([past], Some(due)) = (&*view.past, view.next_due) {
-                    return (past.error.clone(), due.since(past.ended));
+                    let error = past.error.clone().expect("it failed");
+                    return (error, due.since(past.ended));
                 }
                 tokio::task::yield_now().await;
             }

@@ -40,6 +40,7 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
             max_duration: options.max_duration.map(duration),
             enough: options.enough,
             failure_policy: options.failure_policy.as_ref().map(failure_policy),
+            at_most_once: options.at_most_once,
         }),
         failure_reasons: failure_reasons(&batch.failures),
         paused: batch.paused.is_some(),
@@ -158,7 +159,7 @@ fn attempt(past: PastAttempt) -> wire::Attempt {
         attempt: past.number,
         start_time: past.started.map(time),
         finish_time: Some(time(past.ended)),
-        error: Some(item_error(&past.error)),
+        error: past.error.as_ref().map(item_error),
         worker_id: past.worker.into(),
     }
 }
@@ -170,6 +171,8 @@ fn spec(spec: ItemSpec) -> wire::ItemSpec {
         timeout: spec.timeout.map(duration),
         retry_policy: retry(&spec.retry),
         attributes: map(&spec.attributes),
+        start_by: spec.start_by.map(time),
+        finish_by: spec.finish_by.map(time),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::pieces::{self, Next};
 use super::{Chunks, wrong};
+use crate::base::clock::Timestamp;
 use crate::config::parse_duration;
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::{Body, JSON, Payload};
@@ -33,6 +34,8 @@ struct Line<'a> {
     input_base64: Option<Cow<'a, str>>,
     content_type: Option<Box<str>>,
     timeout: Option<String>,
+    start_by: Option<Box<str>>,
+    finish_by: Option<Box<str>>,
     #[serde(default)]
     retry_policy: Retry,
     #[serde(default)]
@@ -116,6 +119,8 @@ fn described(text: &[u8]) -> Result<ItemSpec, String> {
             content_type: body.1,
         },
         timeout: duration("timeout", line.timeout.as_ref())?,
+        start_by: time("start_by", line.start_by.as_deref())?,
+        finish_by: time("finish_by", line.finish_by.as_deref())?,
         retry: retry(line.retry_policy)?,
         attributes: line.attributes,
     })
@@ -163,6 +168,14 @@ fn duration(name: &str, text: Option<&String>) -> Result<Option<Duration>, Strin
         .transpose()
 }
 
+fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| format!("{name}: {text:?} is not a time such as \"2030-01-31T08:00:00Z\""))?;
+    Ok(Some(Timestamp(time.as_millisecond())))
+}
+
 /// What is wrong, with the column; the parser takes every line for the first.
 fn without_line(error: &serde_json::Error) -> String {
     let told = error.to_string();
@@ -191,7 +204,7 @@ mod tests {
         let text = r#"
             {"item_id":"a","input":{"n": 1.10},"timeout":"1s","attributes":{"k":"v"},"retry_policy":{"max_attempts":5,"max_backoff":"2s"}}
 
-            {"item_id":"b","input_text":"t","content_type":"text/csv"}
+            {"item_id":"b","input_text":"t","content_type":"text/csv","start_by":"2031-01-31T08:00:00Z","finish_by":"2031-01-31T10:00:00.5+01:00"}
             {"item_id":"c","input_base64":"Zm//"}"#;
         let (items, end) = read(text, None);
         assert_eq!(end, None);
@@ -202,6 +215,11 @@ mod tests {
         assert_eq!(items[0].retry.max_backoff, Some(Duration::from_secs(2)));
         assert_eq!(&*items[0].attributes["k"], "v");
         assert_eq!(&*items[1].input.content_type, "text/csv");
+        let times = (items[1].start_by, items[1].finish_by);
+        let eight = 1_927_612_800_000;
+        let told = (Some(Timestamp(eight)), Some(Timestamp(eight + 3_600_500)));
+        assert_eq!(times, told);
+        assert_eq!((items[0].start_by, items[0].finish_by), (None, None));
         assert_eq!(items[2].input.bytes(), b"fo\xff");
     }
 
@@ -229,6 +247,14 @@ mod tests {
                 "timeout: \"5\" is not a duration",
             ),
             ("{\"input\":1,\"timeout\":\"0s\"}", "timeout: 0ns is below"),
+            (
+                "{\"input\":1,\"start_by\":\"noon\"}",
+                "start_by: \"noon\" is not a time",
+            ),
+            (
+                "{\"input\":1,\"finish_by\":\"2999-01-01T00:00:00Z\"}",
+                "finish_by: is not a time from 1970",
+            ),
             (
                 "{\"input\":1,\"item_id\":\"a\"}",
                 "although earlier items have none",

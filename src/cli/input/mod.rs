@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::{Exit, Failure};
-use crate::base::{limits, tasks};
+use crate::base::{clock, limits, tasks};
 use crate::domain::bounds::check_timeout;
 use crate::domain::ids::{self, check_item_id};
 use crate::domain::item::ItemSpec;
@@ -349,6 +349,9 @@ fn check(item: &ItemSpec, item_bytes_max: usize) -> Result<(), String> {
     }
     if let Some(timeout) = item.timeout {
         check_timeout(timeout).map_err(|problem| format!("timeout: {problem}"))?;
+    }
+    if let Some(wrong) = item.check_times(clock::now()).first() {
+        return Err(wrong.to_string());
     }
     let wrong = item.retry.check().into_iter().next();
     wrong.map_or(Ok(()), |wrong| Err(format!("retry_policy.{wrong}")))

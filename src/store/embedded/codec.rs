@@ -63,6 +63,8 @@ struct OptionsBlob {
     enough: Option<u32>,
     #[prost(message, optional, tag = "13")]
     failure_policy: Option<FailurePolicyBlob>,
+    #[prost(bool, tag = "20")]
+    at_most_once: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -99,6 +101,10 @@ struct SpecBlob {
     retry: Option<RetryBlob>,
     #[prost(map = "string, string", tag = "5")]
     attributes: HashMap<String, String>,
+    #[prost(int64, optional, tag = "20")]
+    start_by_ms: Option<i64>,
+    #[prost(int64, optional, tag = "21")]
+    finish_by_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -200,6 +206,7 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
                 min_items: policy.min_items,
                 cancel: policy.action == FailureAction::Cancel,
             }),
+        at_most_once: options.at_most_once,
     };
     blob.encode_to_vec()
 }
@@ -214,6 +221,7 @@ pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeErr
         deadline: blob.deadline_ms.map(Timestamp),
         max_duration: blob.max_duration_nanos.map(Duration::from_nanos),
         enough: blob.enough,
+        at_most_once: blob.at_most_once,
         failure_policy: blob.failure_policy.map(|policy| FailurePolicy {
             max_failed_items: policy.max_failed_items,
             max_failed_ratio: policy.max_failed_ratio,
@@ -295,6 +303,8 @@ pub(crate) fn encode_spec(spec: &Spec) -> Option<Vec<u8>> {
         text: matches!(spec.input.body, Body::Text(_)),
         content_type: spec.input.content_type.to_string(),
         timeout_nanos: spec.timeout.map(nanos),
+        start_by_ms: spec.start_by.map(|at| at.0),
+        finish_by_ms: spec.finish_by.map(|at| at.0),
         retry: encode_retry(&spec.retry),
         attributes: encode_map(&spec.attributes),
     };
@@ -312,6 +322,8 @@ pub(crate) fn decode_spec(
         id,
         input: decode_payload(blob.text, blob.content_type, input)?,
         timeout: blob.timeout_nanos.map(Duration::from_nanos),
+        start_by: blob.start_by_ms.map(Timestamp),
+        finish_by: blob.finish_by_ms.map(Timestamp),
         retry: decode_retry(blob.retry),
         attributes: decode_map(blob.attributes),
     })
@@ -500,6 +512,7 @@ mod tests {
             text in ".{0,20}",
             as_text in any::<bool>(),
             timeout in prop::option::of(0u64..10_000_000_000_000),
+            start_by in prop::option::of(0i64..10_000_000_000_000),
             attempts in prop::option::of(any::<u32>()),
             jitter in prop::option::of(0.0..1.0f64),
             attribute in ".{0,8}",
@@ -508,6 +521,8 @@ mod tests {
                 id: Some("id".into()),
                 input: if as_text { Payload::text(text.clone()) } else { Payload::data(data) },
                 timeout: timeout.map(Duration::from_nanos),
+                start_by: start_by.map(Timestamp),
+                finish_by: start_by.map(|at| Timestamp(at + 1)),
                 retry: RetrySettings { max_attempts: attempts, jitter, ..RetrySettings::default() },
                 attributes: BTreeMap::from([("a".into(), attribute.into())]),
             };

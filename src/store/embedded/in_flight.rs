@@ -1,6 +1,8 @@
 //! Which items run: a small file of checksummed slots, one per live lease.
 //!
-//! It is written without a sync: it must survive the death of the process, not of the machine.
+//! It is written without a sync: it must survive the death of the process, not of the machine. Only
+//! leases of items that run at most once are synced before they are handed out, one sync a call: a
+//! power cut must not hide that such an item may have run.
 //! After a kill -9 it tells which items were running: each gets a crash mark, and its processes are
 //! looked for. A slot that is torn or stale is ignored: whether an item has its
 //! result is never decided here.
@@ -14,6 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken};
 
@@ -23,7 +26,7 @@ const SLOT_VERSION: u32 = 1;
 /// The slots, in memory and on disk.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    file: File,
+    file: Arc<File>,
     image: Vec<u8>,
     slots: HashMap<ItemKey, usize>,
     free: BTreeSet<usize>,
@@ -55,11 +58,16 @@ impl InFlight {
             .truncate(true)
             .open(path)?;
         Ok(Self {
-            file,
+            file: Arc::new(file),
             image: Vec::new(),
             slots: HashMap::new(),
             free: BTreeSet::new(),
         })
+    }
+
+    /// The file, for whoever syncs it: that takes long, and nobody waits for it.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Notes leases that begin.

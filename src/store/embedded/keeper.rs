@@ -65,18 +65,9 @@ impl Keeper {
         }
     }
 
-    /// Records as cancelled what was cancelled while it ran under the last process.
-    pub(crate) fn finish_cancels(
-        &mut self,
-        cancels: Vec<(BatchNo, Vec<u32>)>,
-    ) -> Result<(), Fatal> {
-        let operations = cancels.into_iter().map(|(batch, items)| {
-            Operation::unanswered(Request::Cancel {
-                batch,
-                items: Some(items),
-                reason: "".into(),
-            })
-        });
+    /// Records what has ended with the last process and has no record yet.
+    pub(crate) fn finish(&mut self, unrecorded: Vec<Request>) -> Result<(), Fatal> {
+        let operations = unrecorded.into_iter().map(Operation::unanswered);
         self.commit(operations.collect(), clock::now(), &mut || None)
     }
 

@@ -1,17 +1,20 @@
 //! The verbs of whoever computes: leases, and the trace they leave.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::scheduler::{Demand, Grant};
 use super::{Store, rows};
-use crate::base::{clock, entropy};
+use crate::base::{clock, entropy, limits, tasks};
 use crate::domain::attempt::{ItemError, Reason};
-use crate::domain::ids::{ItemKey, QueueName};
+use crate::domain::batch::BatchHead;
+use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
 use crate::domain::item::ItemSpec;
 use crate::store::{Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
 
@@ -30,53 +33,45 @@ impl Store {
         if shared.closing.load(Ordering::Relaxed) || shared.fatal.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        let (grants, next_due) = {
-            let mut scheduler = shared
-                .scheduler
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+        let mut leases = Vec::new();
+        let next_due = loop {
             let demand = Demand {
                 queue,
-                want,
+                want: want - leases.len(),
                 crashes_max,
             };
-            let grants = scheduler.grant(demand, clock::now(), entropy::nonce);
-            (grants, scheduler.next_due(queue))
-        };
-        if grants.is_empty() {
-            return Ok(Leased {
-                leases: Vec::new(),
-                next_due,
-            });
-        }
-        shared.trace(|in_flight| in_flight.begin(grants.iter().map(|grant| grant.token)));
-        if shared.fatal.is_cancelled() {
-            // Nothing starts that leaves no trace.
-            return Err(StoreError::Closed);
-        }
-        let mut specs = match self.read_specs(&grants).await {
-            Ok(specs) => specs,
-            Err(error) => {
-                self.give_back(grants).await;
-                return Err(error);
+            let (grants, next_due) = {
+                let scheduler = &shared.scheduler;
+                let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+                let grants = scheduler.grant(demand, clock::now(), entropy::nonce);
+                (grants, scheduler.next_due(queue))
+            };
+            if grants.is_empty() {
+                break next_due;
             }
+            let specs = match self.read_specs(&grants).await {
+                Ok(specs) => specs,
+                Err(error) => {
+                    let grants = grants.into_iter().map(|grant| {
+                        let end = given_back("the input could not be read", Duration::ZERO);
+                        unstarted(grant.token, grant.head, grant.past.spent, end)
+                    });
+                    self.give_back(grants.collect()).await;
+                    if leases.is_empty() {
+                        return Err(error);
+                    }
+                    break None;
+                }
+            };
+            let stale = sort_out(grants, specs, &mut leases);
+            if stale.is_empty() {
+                break next_due;
+            }
+            // They take nobody's place: others are looked for instead.
+            self.settle(stale).await?;
         };
-        let granted = clock::now();
-        let leases = grants.into_iter().map(|grant| Lease {
-            spec: specs.remove(&grant.token.item).unwrap_or(Err(Damaged)),
-            token: grant.token,
-            head: grant.head,
-            spent: grant.past.spent,
-            releases: grant.past.releases,
-            crashes: grant.past.crashes,
-            ready_since: grant.ready_since,
-            granted,
-            stop: grant.stop,
-        });
-        Ok(Leased {
-            leases: leases.collect(),
-            next_due,
-        })
+        let leases = self.leave_traces(leases).await?;
+        Ok(Leased { leases, next_due })
     }
 
     /// Notified when a queue has work.
@@ -84,25 +79,41 @@ impl Store {
         self.0.shared.hints.queue(queue)
     }
 
-    /// Gives leases back whose inputs cannot be read now. A cancel that came meanwhile counts.
-    async fn give_back(&self, grants: Vec<Grant>) {
-        let now = clock::now();
-        let settlements = grants.into_iter().map(|grant| Settlement {
-            token: grant.token,
-            head: grant.head,
-            id: None,
-            end: LeaseEnd::Release {
-                due: now,
-                error: ItemError::of(Reason::INTERRUPTED, "the input could not be read"),
-                charged: false,
-            },
-            spent: grant.past.spent,
-            worker: "".into(),
-            queued: Duration::ZERO,
-            started: now,
-            ran: Duration::ZERO,
-        });
-        if let Err(error) = self.settle(settlements.collect()).await {
+    /// Notes which leases begin. Those of items that run at most once begin only once that is certain
+    /// to outlive a power cut: one sync for all of them.
+    async fn leave_traces(&self, leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
+        let shared = &self.0.shared;
+        if leases.is_empty() {
+            return Ok(leases);
+        }
+        let tokens = leases.iter().map(|lease| lease.token);
+        let file = shared.trace(|in_flight| in_flight.begin(tokens));
+        let once = |lease: &Lease| lease.head.options.at_most_once;
+        let synced = match file {
+            Some(file) if leases.iter().any(once) => shared.traced(synced(file).await),
+            file => file.is_some(),
+        };
+        if shared.fatal.is_cancelled() {
+            // Nothing starts that leaves no trace.
+            return Err(StoreError::Closed);
+        }
+        if synced {
+            return Ok(leases);
+        }
+        let (untraced, leases): (Vec<_>, _) = leases.into_iter().partition(once);
+        if !untraced.is_empty() {
+            let untraced = untraced.into_iter().map(|lease| {
+                let end = given_back("the disk is full", limits::UNTRACED_WAIT);
+                unstarted(lease.token, lease.head, lease.spent, end)
+            });
+            self.give_back(untraced.collect()).await;
+        }
+        Ok(leases)
+    }
+
+    /// Gives leases back that never started. A cancel that came meanwhile counts.
+    async fn give_back(&self, unstarted: Vec<Settlement>) {
+        if let Err(error) = self.settle(unstarted).await {
             tracing::error!(%error, "leases could not be given back; their items wait for a restart");
         }
     }
@@ -128,4 +139,74 @@ impl Store {
             })
             .await
     }
+}
+
+/// Makes leases of what was granted; answers the ends of items that are not worth an attempt any more.
+fn sort_out(
+    grants: Vec<Grant>,
+    mut specs: HashMap<ItemKey, Result<ItemSpec, Damaged>>,
+    leases: &mut Vec<Lease>,
+) -> Vec<Settlement> {
+    let granted = clock::now();
+    let mut stale = Vec::new();
+    for grant in grants {
+        let spec = specs.remove(&grant.token.item).unwrap_or(Err(Damaged));
+        let began = grant.past.attempts > 0;
+        if let Ok(spec) = &spec
+            && let Some(late) = spec.overdue(began, granted)
+        {
+            let end = LeaseEnd::Finish(late.ending("its time was over before it ran"));
+            let settlement = unstarted(grant.token, grant.head, grant.past.spent, end);
+            let id = spec.id.clone();
+            stale.push(Settlement { id, ..settlement });
+            continue;
+        }
+        leases.push(Lease {
+            spec,
+            token: grant.token,
+            head: grant.head,
+            spent: grant.past.spent,
+            releases: grant.past.releases,
+            crashes: grant.past.crashes,
+            ready_since: grant.ready_since,
+            granted,
+            stop: grant.stop,
+        });
+    }
+    stale
+}
+
+/// The end of a lease that no handler has seen.
+fn unstarted(token: LeaseToken, head: Arc<BatchHead>, spent: u32, end: LeaseEnd) -> Settlement {
+    Settlement {
+        token,
+        head,
+        id: None,
+        end,
+        finish_by: None,
+        spent,
+        worker: "".into(),
+        queued: Duration::ZERO,
+        started: clock::now(),
+        ran: Duration::ZERO,
+    }
+}
+
+fn given_back(why: &str, wait: Duration) -> LeaseEnd {
+    LeaseEnd::Release {
+        due: clock::now().plus(wait),
+        error: ItemError::of(Reason::INTERRUPTED, why),
+        charged: false,
+    }
+}
+
+/// Syncs a file on a thread of its own: a slow disk holds up nobody but who waits for this.
+async fn synced(file: Arc<File>) -> io::Result<()> {
+    let (answer, answered) = oneshot::channel();
+    tasks::thread("sooner-sync", move || {
+        // Whoever asked may have gone.
+        drop(answer.send(file.sync_data()));
+    });
+    let synced = answered.await;
+    synced.unwrap_or_else(|_| Err(io::Error::other("the syncing thread died")))
 }

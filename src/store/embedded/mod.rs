@@ -136,17 +136,27 @@ impl Shared {
         }
     }
 
-    /// Writes to the in-flight file. A full disk only costs crash marks; any other failure is fatal.
-    fn trace(&self, write: impl FnOnce(&mut InFlight) -> std::io::Result<()>) {
+    /// Writes to the in-flight file, and answers what was written to. A full disk only costs crash
+    /// marks; any other failure is fatal.
+    fn trace(
+        &self,
+        write: impl FnOnce(&mut InFlight) -> std::io::Result<()>,
+    ) -> Option<Arc<std::fs::File>> {
         let mut in_flight = self
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // A handler that outlives its store must not write into the next one's file.
         if self.released.load(Ordering::Relaxed) {
-            return;
+            return None;
         }
-        match write(&mut in_flight) {
+        let written = write(&mut in_flight);
+        self.traced(written).then(|| in_flight.file())
+    }
+
+    /// Whether the trace is there.
+    fn traced(&self, written: std::io::Result<()>) -> bool {
+        match &written {
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::warn!(%error, "running items leave no trace: the disk is full");
             }
@@ -156,6 +166,7 @@ impl Shared {
             }
             Ok(()) => {}
         }
+        written.is_ok()
     }
 }
 
@@ -215,9 +226,9 @@ impl Store {
             metrics: Arc::clone(&options.metrics),
         });
         let mut keeper = Keeper::new(db, Arc::clone(&shared), options, restored.sweeps);
-        if !restored.cancels.is_empty() && keeper.finish_cancels(restored.cancels).is_err() {
+        if !restored.unrecorded.is_empty() && keeper.finish(restored.unrecorded).is_err() {
             return Err(io(std::io::Error::other(
-                "recording the cancels of the last run failed",
+                "recording what ended with the last run failed",
             )));
         }
         let writer = Writer::start(keeper);
@@ -310,17 +321,22 @@ impl Store {
         Ok(verdicts)
     }
 
-    /// Ends the batches whose time is over.
+    /// Ends the batches whose time is over, and the items that wait beyond their own.
     pub async fn end_overdue(&self) -> Result<(), StoreError> {
-        let any = {
-            let scheduler = &self.0.shared.scheduler;
-            let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-            !scheduler.overdue(clock::now()).is_empty()
-        };
-        if any {
+        loop {
+            let now = clock::now();
+            let batches = {
+                let scheduler = &self.0.shared.scheduler;
+                let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+                !scheduler.overdue(now).is_empty()
+            };
+            let is_due = move |db: &_, _| rows::is_time_due(db, now);
+            if !batches && !self.0.readers.run(is_due).await? {
+                return Ok(());
+            }
+            // A chunk of items at most; others get their turn in between.
             self.0.writer.ask(Request::EndOverdue).await?;
         }
-        Ok(())
     }
 
     /// Pauses a batch: once it answers, nothing of it starts until it is resumed. Attempts that run

@@ -24,8 +24,13 @@ pub(crate) enum Request {
         total: u32,
     },
     Settle(Vec<Settlement>),
-    /// Ends the batches whose time is over.
+    /// Ends the batches whose time is over, and items whose own is.
     EndOverdue,
+    /// Ends items that ran when the last process ended and run at most once.
+    EndInterrupted {
+        batch: BatchNo,
+        items: Vec<u32>,
+    },
     /// Pauses a batch, or without a pause lets it go on.
     Pause {
         batch: BatchNo,
@@ -89,6 +94,7 @@ impl Request {
             }
             Self::Seal { .. }
             | Self::EndOverdue
+            | Self::EndInterrupted { .. }
             | Self::Pause { .. }
             | Self::PauseQueue { .. }
             | Self::Cancel { .. } => 0,

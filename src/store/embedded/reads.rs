@@ -6,10 +6,12 @@ use tokio::sync::watch;
 
 use super::scheduler::LiveBatch;
 use super::{Store, rows};
+use crate::base::clock::Timestamp;
 use crate::base::limits;
+use crate::domain::attempt::PastAttempt;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::{BatchName, BatchNo, ItemKey, Sequence};
-use crate::domain::item::ItemSpec;
+use crate::domain::item::{ItemSpec, Record};
 use crate::store::{Damaged, ItemView, Keys, Page, StoreError};
 
 impl Store {
@@ -159,7 +161,14 @@ impl Store {
         };
         let view = self.0.readers.run(move |db, _| {
             let record = rows::result_of(db, item)?.map(|(record, _)| record);
-            let past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
+            let mut past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
+            let last = record
+                .as_ref()
+                .and_then(|record| last_attempt(record, &past));
+            if last.is_some() && past.len() == limits::ATTEMPTS_TOLD_MAX {
+                past.remove(0);
+            }
+            past.extend(last);
             let (_, spec) = rows::items(db, batch, &[index])?.remove(0);
             let id = spec.as_ref().ok().and_then(|spec| spec.id.clone());
             Ok(ItemView {
@@ -224,4 +233,21 @@ impl Store {
         let open = batch.total - batch.tally.terminal();
         batch.running = leases.min(open);
     }
+}
+
+/// The attempt that gave a record, if one did. It has no row of its own: what it was is in the record,
+/// and its number follows those that gave none.
+fn last_attempt(record: &Record, past: &[PastAttempt]) -> Option<PastAttempt> {
+    if record.worker.is_empty() {
+        return None;
+    }
+    let ran = i64::try_from(record.ran.as_millis()).unwrap_or(i64::MAX);
+    Some(PastAttempt {
+        number: past.last().map_or(1, |last| last.number + 1),
+        started: Some(Timestamp(record.finished.0.saturating_sub(ran))),
+        ended: record.finished,
+        next: None,
+        error: record.ending.error().cloned(),
+        worker: record.worker.clone(),
+    })
 }

@@ -14,6 +14,7 @@ use super::codec::AttemptMeta;
 use super::data_dir::{OpenError, damage};
 use super::id_index::{Entry, IdIndex};
 use super::in_flight::Interrupted;
+use super::operation::Request;
 use super::rows::{self, AttemptKind, AttemptRow};
 use super::scheduler::{LiveBatch, Past, Scheduler};
 use crate::base::clock::Timestamp;
@@ -57,8 +58,9 @@ pub(crate) struct Restored {
     pub(crate) scheduler: Scheduler,
     /// Cancelled batches whose remaining items have no record yet.
     pub(crate) sweeps: VecDeque<BatchNo>,
-    /// Items that were cancelled while they ran and have no record yet.
-    pub(crate) cancels: Vec<(BatchNo, Vec<u32>)>,
+    /// What ended with the last process and has no record yet: items that were cancelled while they
+    /// ran, and those that ran and may not run again.
+    pub(crate) unrecorded: Vec<Request>,
     pub(crate) found: Recovered,
 }
 
@@ -71,7 +73,7 @@ pub(crate) fn recover(
     let Restored {
         mut scheduler,
         mut sweeps,
-        mut cancels,
+        mut unrecorded,
         mut found,
     } = Restored::default();
     let mut running: HashMap<BatchNo, Vec<Interrupted>> = HashMap::new();
@@ -103,10 +105,16 @@ pub(crate) fn recover(
             found.unfinished_batch = id;
         }
         found.unfinished_items += unfinished;
+        let once = batch.head.options.at_most_once;
         *found.waiting.entry(batch.head.queue.clone()).or_default() += unfinished;
         scheduler.admit(batch, now);
+        let mut interrupted = Vec::new();
         for (index, (mut past, due)) in pasts {
             let item = ItemKey { batch: no, index };
+            if once && past.crashes > 0 {
+                interrupted.push(index);
+                continue;
+            }
             if past.crashes > 0 {
                 past.crashes_max = crashes_max(db, item)?;
             }
@@ -115,15 +123,28 @@ pub(crate) fn recover(
         if state == BatchState::Cancelling {
             sweeps.push_back(no);
         }
-        // Cancelled while they ran, and the process died before they stopped.
-        if !cancelled.is_empty() && state != BatchState::Cancelling {
-            cancels.push((no, cancelled));
+        // What is left of a batch that ends early is recorded for that.
+        if state == BatchState::Cancelling {
+            continue;
+        }
+        if !cancelled.is_empty() {
+            unrecorded.push(Request::Cancel {
+                batch: no,
+                items: Some(cancelled),
+                reason: "".into(),
+            });
+        }
+        if !interrupted.is_empty() {
+            unrecorded.push(Request::EndInterrupted {
+                batch: no,
+                items: interrupted,
+            });
         }
     }
     Ok(Restored {
         scheduler,
         sweeps,
-        cancels,
+        unrecorded,
         found,
     })
 }
@@ -255,8 +276,11 @@ fn mark_crash(
     if item.index >= batch.total || batch.is_terminal(item.index) || slot.token.attempt <= before {
         return Ok(());
     }
-    // A stop that could not wait is no crash: the item is not to blame.
-    let (kind, told) = if slot.excused {
+    // A stop that could not wait is no crash: the item is not to blame. One that runs at most once is
+    // over either way; its mark says so, should this process die before its record is written.
+    let once = batch.head.options.at_most_once;
+    let excused = slot.excused && !once;
+    let (kind, told) = if excused {
         (
             AttemptKind::Released,
             "the server stopped while the attempt ran",
@@ -267,7 +291,12 @@ fn mark_crash(
             "the server died while the attempt ran",
         )
     };
-    let error = ItemError::of(Reason::INTERRUPTED, told);
+    let reason = if once {
+        Reason::UNKNOWN_OUTCOME
+    } else {
+        Reason::INTERRUPTED
+    };
+    let error = ItemError::of(reason, told);
     let meta = AttemptMeta {
         error: Some(error),
         started_ms: None,
@@ -287,7 +316,7 @@ fn mark_crash(
     )?;
     let (past, due) = pasts.entry(item.index).or_default();
     past.attempts = number;
-    if slot.excused {
+    if excused {
         past.releases += 1;
     } else {
         past.crashes += 1;

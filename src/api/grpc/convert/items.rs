@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::options::{map, retry, timeout};
+use super::time;
 use crate::api::grpc::input_limits::InputLimits;
 use crate::api::grpc::violations::{INVALID_FIELD, Violations};
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::domain::ids;
 use crate::domain::item::ItemSpec;
 use crate::domain::payload::{Body, Payload};
@@ -86,12 +87,18 @@ fn item(
         wrong.add(INVALID_FIELD, field("input"), message);
     }
     let (count, bytes) = (limits::ATTRIBUTES_MAX, limits::ATTRIBUTE_BYTES_MAX);
-    ItemSpec {
+    let spec = ItemSpec {
         id: (!wire.item_id.is_empty()).then(|| wire.item_id.into()),
         input: payload,
         timeout: wire
             .timeout
             .and_then(|limit| timeout(wrong, &field("timeout"), Some(limit))),
+        start_by: wire
+            .start_by
+            .and_then(|at| time(wrong, &field("start_by"), Some(at))),
+        finish_by: wire
+            .finish_by
+            .and_then(|at| time(wrong, &field("finish_by"), Some(at))),
         retry: wire
             .retry_policy
             .map_or_else(RetrySettings::default, |policy| {
@@ -102,7 +109,11 @@ fn item(
         } else {
             map(wrong, &field("attributes"), wire.attributes, count, bytes)
         },
+    };
+    if spec.start_by.is_some() || spec.finish_by.is_some() {
+        wrong.add_all(&format!("{list}[{i}]"), spec.check_times(clock::now()));
     }
+    spec
 }
 
 fn payload(wire: wire::Payload) -> Payload {

@@ -33,6 +33,7 @@ pub(super) fn options(
         deadline: time(wrong, &within("deadline"), wire.deadline),
         max_duration: duration(wrong, &within("max_duration"), wire.max_duration),
         enough: wire.enough,
+        at_most_once: wire.at_most_once,
         failure_policy: wire
             .failure_policy
             .map(|policy| failure_policy(wrong, &within("failure_policy"), policy)),

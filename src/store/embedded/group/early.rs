@@ -2,7 +2,6 @@
 
 use super::{Group, lock};
 use crate::base::limits;
-use crate::domain::attempt::ItemError;
 use crate::domain::batch::{BatchEvent, EndCause};
 use crate::domain::failures::FailureAction;
 use crate::domain::ids::{BatchNo, ItemKey};
@@ -129,17 +128,5 @@ impl Group<'_> {
         let mut record = rows::unattempted(item.index, id, ending, self.now);
         record.attempts = past.unwrap_or_default().spent;
         self.record(item.batch, record, 0).map(|_| ())
-    }
-}
-
-impl EndCause {
-    /// How an item ends that its batch's end came before.
-    pub(super) fn ending(self, message: &str) -> Ending {
-        let error = ItemError::of(self.reason(), message);
-        if self.lets_succeed() {
-            Ending::Cancelled(error)
-        } else {
-            Ending::Expired(error)
-        }
     }
 }

@@ -12,6 +12,7 @@ mod early;
 mod effects;
 mod pause;
 mod settle;
+mod stale;
 mod submit;
 
 use std::collections::BTreeMap;
@@ -125,6 +126,11 @@ impl<'a> Group<'a> {
             }
             Request::EndOverdue => {
                 self.end_overdue();
+                self.end_stale()?;
+                Ok(Answer::Done)
+            }
+            Request::EndInterrupted { batch, items } => {
+                self.end_interrupted(*batch, items)?;
                 Ok(Answer::Done)
             }
             Request::Pause { batch, pause } => {

@@ -5,7 +5,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::EndCause;
 use crate::domain::ids::{LeaseToken, Sequence};
-use crate::domain::item::{Ending, Record};
+use crate::domain::item::{Ending, ItemTime, Record};
 use crate::store::embedded::codec::AttemptMeta;
 use crate::store::embedded::rows::{self, AttemptKind, AttemptRow};
 use crate::store::embedded::scheduler::{LiveBatch, Past, Standing};
@@ -27,8 +27,13 @@ impl Group<'_> {
             let ending = batch.filter(|batch| !batch.is_active());
             (scheduler.standing(token), ending.map(LiveBatch::cause))
         };
-        let lets_succeed = cause.is_none_or(EndCause::lets_succeed);
+        let late = settlement.finish_by.is_some_and(|by| by <= self.now);
+        let lets_succeed = !late && cause.is_none_or(EndCause::lets_succeed);
         match (standing, &settlement.end) {
+            (Standing::Held, LeaseEnd::Finish(Ending::Succeeded(_))) if late => {
+                let ending = ItemTime::FinishBy.ending("it ended after the item's time");
+                self.finish(settlement, ending).map(Verdict::Overruled)
+            }
             (Standing::Held, LeaseEnd::Finish(ending)) => self
                 .finish(settlement, ending.clone())
                 .map(Verdict::Recorded),
@@ -46,6 +51,11 @@ impl Group<'_> {
                     charged,
                 },
             ) => {
+                let too_late = |by| (*due).max(self.now) >= by;
+                if settlement.finish_by.is_some_and(too_late) {
+                    let end = (*due, error, *charged);
+                    return self.give_up(settlement, end).map(Verdict::Overruled);
+                }
                 self.release(settlement, (*due, error, *charged))?;
                 Ok(Verdict::Released)
             }
@@ -92,11 +102,31 @@ impl Group<'_> {
             .map_err(Refusal::Failed)
     }
 
+    /// Ends an item whose next attempt would come after its time: waiting for that helps nobody. The
+    /// attempt that failed has its row, so that why it did is not lost.
+    fn give_up(
+        &mut self,
+        settlement: &Settlement,
+        end: (Timestamp, &ItemError, bool),
+    ) -> Result<Sequence, Refusal> {
+        self.note_attempt(settlement, end)?;
+        let told = format!(
+            "no attempt may follow in its time; the last: {}",
+            end.1.reason
+        );
+        let nobody = Settlement {
+            worker: "".into(),
+            ..settlement.clone()
+        };
+        self.finish(&nobody, ItemTime::FinishBy.ending(&told))
+    }
+
     pub(super) fn release(
         &mut self,
         settlement: &Settlement,
-        (due, error, charged): (Timestamp, &ItemError, bool),
+        end: (Timestamp, &ItemError, bool),
     ) -> Result<(), Refusal> {
+        let (due, _, charged) = end;
         let LeaseToken { item, attempt, .. } = settlement.token;
         let mut scheduler = lock(self.scheduler);
         let batch = self
@@ -111,6 +141,19 @@ impl Group<'_> {
         };
         scheduler.end_lease(item, &mut self.undo);
         drop(scheduler);
+        self.note_attempt(settlement, end)?;
+        self.effects.ended.push(item);
+        self.effects.resumed.push((item, past, due));
+        Ok(())
+    }
+
+    /// Writes down an attempt that gave no result.
+    fn note_attempt(
+        &self,
+        settlement: &Settlement,
+        (due, error, charged): (Timestamp, &ItemError, bool),
+    ) -> rusqlite::Result<()> {
+        let LeaseToken { item, attempt, .. } = settlement.token;
         let meta = AttemptMeta {
             error: Some(error.clone()),
             started_ms: Some(settlement.started.0),
@@ -129,9 +172,6 @@ impl Group<'_> {
             next: due,
             meta,
         };
-        rows::insert_attempt(self.db, &row)?;
-        self.effects.ended.push(item);
-        self.effects.resumed.push((item, past, due));
-        Ok(())
+        rows::insert_attempt(self.db, &row)
     }
 }

@@ -80,10 +80,11 @@ pub(crate) fn attempts_of_item(
         started: row.meta.started_ms.map(Timestamp),
         ended: row.ended,
         next: Some(row.next),
-        error: row
-            .meta
-            .error
-            .unwrap_or_else(|| ItemError::of(Reason::INTERRUPTED, "")),
+        error: Some(
+            row.meta
+                .error
+                .unwrap_or_else(|| ItemError::of(Reason::INTERRUPTED, "")),
+        ),
         worker: row.meta.worker,
     });
     Ok(told.collect())

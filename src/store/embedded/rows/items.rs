@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::item_times::insert_times;
 use super::{Sql, cached, crc, is_corrupt};
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::ItemSpec;
@@ -20,6 +21,7 @@ pub(crate) fn insert_items(
         "INSERT INTO items(id, client_id, spec, crc, input) VALUES (?,?,?,?,?)",
     )?;
     for (index, item) in (first..).zip(items) {
+        insert_times(db, ItemKey { batch, index }, item)?;
         let key = ItemKey { batch, index }.packed();
         let (spec, input) = (codec::encode_spec(item), item.input.bytes());
         let crc = item_crc(key, item.id.as_deref(), spec.as_deref(), input);

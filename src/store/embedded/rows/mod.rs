@@ -3,6 +3,7 @@
 mod attempts;
 mod batches;
 mod item_ids;
+mod item_times;
 mod items;
 mod queues;
 mod results;
@@ -18,6 +19,7 @@ pub(crate) use self::batches::{
 pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
 };
+pub(crate) use self::item_times::{TimeRow, due_times, is_time_due, put_time_off, remove_time};
 pub(crate) use self::items::{client_ids, insert_items, items, items_within, last_item};
 pub(crate) use self::queues::{pause_queue, paused_queues, resume_queue};
 pub(crate) use self::results::{

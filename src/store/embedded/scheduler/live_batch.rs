@@ -177,15 +177,7 @@ impl LiveBatch {
 
     /// When its time is over, and why then.
     pub(crate) fn ends_at(&self) -> Option<(Timestamp, EndCause)> {
-        let BatchHead {
-            options, created, ..
-        } = &*self.head;
-        let deadline = options.deadline.map(|at| (at, EndCause::Deadline));
-        let lasted = options
-            .max_duration
-            .map(|most| (created.plus(most), EndCause::MaxDuration));
-        let both = deadline.into_iter().chain(lasted);
-        both.min_by_key(|&(at, _)| at)
+        self.head.ends_at()
     }
 
     /// Why its time is over, if it is and the batch was not ended for it yet.

@@ -1,0 +1,89 @@
+//! Staging the end of items whose own time is over, and of those that may not run again.
+
+use super::{Group, Refusal, lock};
+use crate::base::limits;
+use crate::domain::attempt::{ItemError, Reason};
+use crate::domain::ids::{BatchNo, ItemKey};
+use crate::domain::item::{Ending, ItemTime};
+use crate::store::embedded::rows::{self, TimeRow};
+
+/// What a time that has come means for its item.
+enum Meeting {
+    /// Nothing any more.
+    Nothing,
+    /// The item waits, and will not run.
+    Waits,
+    /// Its attempt runs into the time by itself; it is looked at again in case that ends otherwise.
+    Runs,
+    /// The item comes in with this very group: the next look finds it.
+    ComesIn,
+}
+
+impl Group<'_> {
+    /// Looks at a chunk of the times that have come. Items that wait end there; nobody computes them.
+    pub(super) fn end_stale(&mut self) -> rusqlite::Result<()> {
+        for time in rows::due_times(self.db, self.now, limits::SWEEP_ITEMS_MAX)? {
+            match self.meet(time) {
+                Meeting::Nothing => rows::remove_time(self.db, time)?,
+                Meeting::Waits => {
+                    let ItemKey { batch, index } = time.item;
+                    let id = rows::client_ids(self.db, batch, index, index + 1)?.remove(0);
+                    let told = "its time was over while it waited";
+                    self.end_unattempted(time.item, id, time.kind.ending(told))?;
+                    rows::remove_time(self.db, time)?;
+                }
+                Meeting::Runs => {
+                    let later = self.now.plus(limits::OVERDUE_LOOK);
+                    rows::put_time_off(self.db, time, later)?;
+                }
+                Meeting::ComesIn => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn meet(&self, TimeRow { item, kind }: TimeRow) -> Meeting {
+        let scheduler = lock(self.scheduler);
+        let Some(batch) = scheduler.batch(item.batch) else {
+            let mut admitted = self.effects.admitted.iter();
+            return if admitted.any(|batch| batch.head.no == item.batch) {
+                Meeting::ComesIn
+            } else {
+                Meeting::Nothing
+            };
+        };
+        // What is left of a batch that ends early is recorded for that.
+        if batch.is_terminal(item.index) || !batch.is_active() {
+            return Meeting::Nothing;
+        }
+        if item.index >= batch.total {
+            return Meeting::ComesIn;
+        }
+        let runs = batch.running_attempt(item.index).is_some();
+        let began = runs || batch.pasts.contains_key(&item.index);
+        match kind {
+            ItemTime::StartBy if began => Meeting::Nothing,
+            ItemTime::FinishBy if runs => Meeting::Runs,
+            ItemTime::StartBy | ItemTime::FinishBy => Meeting::Waits,
+        }
+    }
+
+    /// Ends items that ran when the last process ended and run at most once.
+    pub(super) fn end_interrupted(&mut self, no: BatchNo, indexes: &[u32]) -> Result<(), Refusal> {
+        for &index in indexes {
+            let is_over = lock(self.scheduler)
+                .batch(no)
+                .is_none_or(|batch| batch.is_terminal(index));
+            if is_over {
+                continue;
+            }
+            let id = rows::client_ids(self.db, no, index, index + 1)?.remove(0);
+            let told = "the server ended while its only attempt ran";
+            let ending = Ending::Failed(ItemError::of(Reason::UNKNOWN_OUTCOME, told));
+            let mut record = rows::unattempted(index, id, ending, self.now);
+            record.attempts = 1;
+            self.record(no, record, 0)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,324 @@
+//! Part of the suite that every keeper must pass: items whose own time is over, items that run at most
+//! once, and what is told of the attempts of both.
+
+use std::time::Duration;
+
+use super::conformance::{Fixture, done, failed, items, new_batch, settlement};
+use super::*;
+use crate::base::{clock, limits};
+use crate::domain::batch::BatchState;
+use crate::domain::item::{ItemTime, TerminalState};
+
+/// Long over, and not over for long.
+const PAST: Timestamp = Timestamp(1);
+
+fn soon() -> Timestamp {
+    clock::now().plus(Duration::from_secs(3600))
+}
+
+/// So many items, changed each.
+fn changed(count: u32, change: impl Fn(ItemSpec) -> ItemSpec) -> Vec<ItemSpec> {
+    items(count).into_iter().map(change).collect()
+}
+
+fn stale(item: ItemSpec) -> ItemSpec {
+    item.with_start_by(PAST)
+}
+
+async fn create(fixture: &Fixture, options: BatchOptions, items: Vec<ItemSpec>) -> Batch {
+    let mut new = new_batch(Some("b"), None, Content::Whole(items));
+    new.options = options;
+    match fixture.store.create_batch(new).await.unwrap() {
+        Created::New(batch) => batch,
+        Created::Existing(batch) => panic!("{batch:?} was there"),
+    }
+}
+
+async fn plain(fixture: &Fixture, items: Vec<ItemSpec>) -> Batch {
+    create(fixture, BatchOptions::default(), items).await
+}
+
+fn once() -> BatchOptions {
+    BatchOptions {
+        at_most_once: true,
+        ..BatchOptions::default()
+    }
+}
+
+/// Each item's state, why, and the attempts charged to it, in the order of their ends.
+async fn fates(fixture: &Fixture, batch: &Batch) -> Vec<(TerminalState, String, u32)> {
+    let records = fixture.records(batch, 0).await;
+    let fate = |record: &Record| {
+        let reason = record.ending.error().map(|error| error.reason.to_string());
+        let reason = reason.unwrap_or_default();
+        (record.ending.state(), reason, record.attempts)
+    };
+    records.iter().map(fate).collect()
+}
+
+fn expired(reason: &str, attempts: u32) -> (TerminalState, String, u32) {
+    (TerminalState::Expired, reason.to_owned(), attempts)
+}
+
+fn again(due: Timestamp) -> LeaseEnd {
+    LeaseEnd::Release {
+        due,
+        error: failed(),
+        charged: true,
+    }
+}
+
+/// What is told of an item's attempts: their numbers and how they ended.
+async fn attempts(fixture: &Fixture, batch: &Batch, index: u32) -> Vec<(u32, String)> {
+    let view = fixture.store.item(batch.head.no, index, false).await;
+    let told = |past: &PastAttempt| {
+        let reason = past.error.as_ref().map(|error| error.reason.to_string());
+        assert!(past.started.is_none_or(|started| started <= past.ended));
+        (past.number, reason.unwrap_or_default())
+    };
+    view.unwrap().past.iter().map(told).collect()
+}
+
+fn told(number: u32, reason: &str) -> (u32, String) {
+    (number, reason.to_owned())
+}
+
+#[tokio::test]
+async fn what_waits_beyond_its_time_expires_paused_or_not_and_after_a_restart() {
+    let count = u32::try_from(limits::SWEEP_ITEMS_MAX).unwrap() + 7;
+    for (paused, reopened) in [(false, false), (true, false), (true, true)] {
+        let mut fixture = Fixture::new();
+        let batch = plain(&fixture, changed(count, stale)).await;
+        if paused {
+            fixture.store.pause_batch(batch.head.no, "").await.unwrap();
+        }
+        if reopened {
+            fixture = fixture.reopen();
+        }
+        fixture.store.end_overdue().await.unwrap();
+        assert_eq!(fixture.state("b").await, BatchState::Completed);
+        let page = fixture.store.read_log(batch.head.no, Sequence(0)).await;
+        let batch = page.unwrap().batch;
+        assert_eq!(batch.tally.expired, count);
+        assert_eq!(batch.failures.reasons["START_BY"], count);
+        assert_eq!(attempts(&fixture, &batch, 0).await, []);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_s_items_have_times_too() {
+    let fixture = Fixture::new();
+    let batch = fixture.upload("b").await;
+    let chunk = changed(2, stale).into();
+    fixture
+        .store
+        .append_items(batch.head.no, 0, chunk)
+        .await
+        .unwrap();
+    fixture.store.end_overdue().await.unwrap();
+    assert_eq!(
+        fates(&fixture, &batch).await,
+        [expired("START_BY", 0), expired("START_BY", 0)]
+    );
+    assert_eq!(fixture.state("b").await, BatchState::Open);
+}
+
+#[tokio::test]
+async fn a_stale_item_takes_nobodys_place_and_leaves_no_trace() {
+    let fixture = Fixture::new();
+    let mut items = changed(9, stale);
+    items.extend([
+        ItemSpec::new("fresh").with_start_by(soon()),
+        ItemSpec::new("late").with_finish_by(PAST),
+        ItemSpec::new("other"),
+    ]);
+    let batch = plain(&fixture, items).await;
+    let leases = fixture.lease(1).await;
+    assert_eq!(leases[0].token.item.index, 9);
+    let expired_first = vec![expired("START_BY", 0); 9];
+    assert_eq!(fates(&fixture, &batch).await, expired_first);
+    let leases = fixture.lease(5).await;
+    let indexes: Vec<_> = leases.iter().map(|lease| lease.token.item.index).collect();
+    assert_eq!(indexes, [11]);
+    assert_eq!(
+        fates(&fixture, &batch).await[9..],
+        [expired("FINISH_BY", 0)]
+    );
+    // Their rows mean nothing any more, and nothing else is over.
+    fixture.store.end_overdue().await.unwrap();
+    assert_eq!(fates(&fixture, &batch).await.len(), 10);
+}
+
+#[tokio::test]
+async fn start_by_concerns_the_first_attempt_alone() {
+    for reopened in [false, true] {
+        let mut fixture = Fixture::new();
+        let at = clock::now().plus(Duration::from_millis(300));
+        let items = changed(2, |item| item.with_start_by(at));
+        let batch = plain(&fixture, items).await;
+        let lease = fixture.lease(1).await.remove(0);
+        fixture.settle(settlement(&lease, again(PAST))).await;
+        if reopened {
+            fixture = fixture.reopen();
+        }
+        while clock::now() < at {
+            tokio::task::yield_now().await;
+        }
+        fixture.store.end_overdue().await.unwrap();
+        assert_eq!(fates(&fixture, &batch).await, [expired("START_BY", 0)]);
+        fixture.finish_one(done("x")).await;
+        assert_eq!(fates(&fixture, &batch).await[1].0, TerminalState::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn nothing_succeeds_after_its_finish_by() {
+    let fixture = Fixture::new();
+    let at = clock::now().plus(Duration::from_millis(200));
+    let items = changed(2, |item| item.with_finish_by(at));
+    let batch = plain(&fixture, items).await;
+    let [late, cancelled] = &fixture.lease(2).await[..] else {
+        panic!("two leases")
+    };
+    while clock::now() < at {
+        tokio::task::yield_now().await;
+    }
+    let end = |lease| settlement(lease, LeaseEnd::Finish(done("late")));
+    let verdict = fixture.settle(end(late)).await;
+    assert_eq!(verdict, Verdict::Overruled(Sequence(1)));
+    fixture
+        .store
+        .cancel_items(batch.head.no, vec![1])
+        .await
+        .unwrap();
+    fixture.settle(end(cancelled)).await;
+    let cancel = (TerminalState::Cancelled, "ITEM_CANCELLED".to_owned(), 1);
+    assert_eq!(
+        fates(&fixture, &batch).await,
+        [expired("FINISH_BY", 1), cancel]
+    );
+    assert_eq!(
+        attempts(&fixture, &batch, 0).await,
+        [told(1, "FINISH_BY")],
+        "the attempt that was too late is told"
+    );
+}
+
+#[tokio::test]
+async fn a_retry_that_would_come_too_late_is_not_waited_for() {
+    let fixture = Fixture::new();
+    let at = soon();
+    let batch = plain(&fixture, changed(2, |item| item.with_finish_by(at))).await;
+    let [lost, waits] = &fixture.lease(2).await[..] else {
+        panic!("two leases")
+    };
+    let verdict = fixture.settle(settlement(lost, again(at))).await;
+    assert_eq!(verdict, Verdict::Overruled(Sequence(1)));
+    let in_time = again(Timestamp(at.0 - 1));
+    let verdict = fixture.settle(settlement(waits, in_time)).await;
+    assert_eq!(verdict, Verdict::Released);
+    assert_eq!(fates(&fixture, &batch).await, [expired("FINISH_BY", 1)]);
+    let reason = failed().reason;
+    assert_eq!(attempts(&fixture, &batch, 0).await, [told(1, &reason)]);
+    let repeated = fixture.settle(settlement(lost, again(at))).await;
+    assert_eq!(repeated, Verdict::AlreadyMine(Sequence(1)));
+}
+
+#[tokio::test]
+async fn the_time_of_what_runs_is_looked_at_again() {
+    let at = clock::now().plus(Duration::from_millis(200));
+    let fixture = Fixture::new();
+    let items = changed(1, |item| item.with_finish_by(at));
+    let batch = plain(&fixture, items).await;
+    let _runs = fixture.lease(1).await;
+    while clock::now() < at {
+        tokio::task::yield_now().await;
+    }
+    fixture.store.end_overdue().await.unwrap();
+    assert_eq!(fates(&fixture, &batch).await, [], "its attempt ends it");
+    // The attempt never told how it ended, and nobody would run the item again.
+    let fixture = fixture.reopen();
+    fixture.store.pause_batch(batch.head.no, "").await.unwrap();
+    while fates(&fixture, &batch).await.is_empty() {
+        fixture.store.end_overdue().await.unwrap();
+    }
+    assert_eq!(fates(&fixture, &batch).await, [expired("FINISH_BY", 0)]);
+}
+
+#[tokio::test]
+async fn an_item_that_runs_at_most_once_does_not_run_after_a_crash_or_a_stop() {
+    for excused in [false, true] {
+        let fixture = Fixture::new();
+        let batch = create(&fixture, once(), items(3)).await;
+        assert_eq!(fixture.lease(2).await.len(), 2);
+        if excused {
+            fixture.store.excuse_running();
+        }
+        let fixture = fixture.reopen();
+        let unknown = (TerminalState::Failed, "UNKNOWN_OUTCOME".to_owned(), 1);
+        let lost = vec![unknown; 2];
+        assert_eq!(fates(&fixture, &batch).await, lost, "before anybody asks");
+        assert_eq!(
+            attempts(&fixture, &batch, 1).await,
+            [told(1, "UNKNOWN_OUTCOME")]
+        );
+        let fixture = fixture.reopen();
+        fixture.finish_one(done("x")).await;
+        assert_eq!(fixture.state("b").await, BatchState::Completed);
+        assert_eq!(fates(&fixture, &batch).await[..2], lost);
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_runs_at_most_once_may_be_given_back_and_a_cancel_counts() {
+    let fixture = Fixture::new();
+    let batch = create(&fixture, once(), items(2)).await;
+    let [given_back, _cancelled] = &fixture.lease(2).await[..] else {
+        panic!("two leases")
+    };
+    let unread = LeaseEnd::Release {
+        due: PAST,
+        error: failed(),
+        charged: false,
+    };
+    fixture.settle(settlement(given_back, unread)).await;
+    fixture
+        .store
+        .cancel_items(batch.head.no, vec![1])
+        .await
+        .unwrap();
+    let fixture = fixture.reopen();
+    let cancel = (TerminalState::Cancelled, "ITEM_CANCELLED".to_owned(), 0);
+    assert_eq!(fates(&fixture, &batch).await, [cancel]);
+    fixture.finish_one(done("x")).await;
+    assert_eq!(fates(&fixture, &batch).await[1].0, TerminalState::Succeeded);
+}
+
+#[tokio::test]
+async fn all_attempts_of_an_item_are_told_the_last_one_too() {
+    let fixture = Fixture::new();
+    let batch = fixture.create("b", 2).await;
+    let reason = failed().reason;
+    for (index, ending) in [(0, Ending::Failed(failed())), (1, done("x"))] {
+        let leases = fixture.lease(1).await;
+        assert_eq!(attempts(&fixture, &batch, index).await, []);
+        fixture.settle(settlement(&leases[0], again(PAST))).await;
+        let last = ending.error().map_or("", |_| &reason);
+        fixture.finish_one(ending.clone()).await;
+        let all = [told(1, &reason), told(2, last)];
+        assert_eq!(attempts(&fixture, &batch, index).await, all);
+    }
+    let fixture = fixture.reopen();
+    let view = fixture.store.item(batch.head.no, 1, false).await.unwrap();
+    let (record, last) = (view.record.unwrap(), view.past.last().unwrap());
+    assert_eq!((&*last.worker, last.ended), ("w", record.finished));
+    assert_eq!(last.ended.since(last.started.unwrap()), record.ran);
+}
+
+#[test]
+fn numbers_on_disk_come_back() {
+    for kind in ItemTime::ALL {
+        assert_eq!(ItemTime::from_number(i64::from(kind as u8)), Some(kind));
+    }
+    assert_eq!(ItemTime::from_number(0), None);
+}
