@@ -153,6 +153,7 @@ pub(crate) fn done(lease: &Lease, output: Payload) -> Settlement {
         head: Arc::clone(&lease.head),
         id: None,
         end: LeaseEnd::Finish(Ending::Succeeded(output)),
+        finish_by: None,
         spent: lease.spent + 1,
         worker: "local".into(),
         queued: lease.granted.since(lease.ready_since),

@@ -211,6 +211,14 @@ mod tests {
             ),
             (vec![item("").with_id("")], "INVALID_FIELD items[0].id"),
             (
+                vec![item("").with_start_by(Timestamp(-1))],
+                "INVALID_FIELD items[0].start_by",
+            ),
+            (
+                vec![item("").with_finish_by(Timestamp(i64::MAX))],
+                "INVALID_FIELD items[0].finish_by",
+            ),
+            (
                 vec![item("").with_attribute("a b", "")],
                 "INVALID_FIELD items[0].attributes",
             ),

@@ -315,6 +315,48 @@ async fn all_attempts_of_an_item_are_told_the_last_one_too() {
     assert_eq!(last.ended.since(last.started.unwrap()), record.ran);
 }
 
+/// The indexes of the next items, in the order in which they are granted.
+async fn order(fixture: &Fixture, want: usize) -> Vec<u32> {
+    let mut indexes = Vec::new();
+    for _ in 0..want {
+        indexes.push(fixture.lease(1).await.remove(0).token.item.index);
+    }
+    indexes
+}
+
+#[tokio::test]
+async fn a_retried_item_has_its_old_place_whenever_its_wait_ends() {
+    for reopened in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.create("b", 7).await;
+        let leases = fixture.lease(4).await;
+        // The last one's wait ends first, and all are over when somebody asks again.
+        for (lease, due) in leases.iter().zip([40, 30, 20, 10]) {
+            let end = settlement(lease, again(Timestamp(due)));
+            fixture.settle(end).await;
+        }
+        if reopened {
+            fixture = fixture.reopen();
+        }
+        assert_eq!(order(&fixture, 7).await, [0, 1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[tokio::test]
+async fn a_retried_item_has_waited_since_its_wait_was_over() {
+    let fixture = Fixture::new();
+    let batch = fixture.create("b", 2).await;
+    let lease = fixture.lease(1).await.remove(0);
+    assert_eq!(lease.ready_since, batch.head.created);
+    let due = batch.head.created.plus(Duration::from_millis(1));
+    fixture.settle(settlement(&lease, again(due))).await;
+    while clock::now() < due {
+        tokio::task::yield_now().await;
+    }
+    let lease = fixture.lease(1).await.remove(0);
+    assert_eq!((lease.token.item.index, lease.ready_since), (0, due));
+}
+
 #[test]
 fn numbers_on_disk_come_back() {
     for kind in ItemTime::ALL {

@@ -123,6 +123,12 @@ fn about_items() -> Vec<Case> {
         invalid("items[0].timeout", |it| {
             it.items[0].timeout = Some(duration(0, 0));
         }),
+        invalid("items[0].start_by", |it| {
+            it.items[0].start_by = Some(time(-1));
+        }),
+        invalid("items[1].finish_by", |it| {
+            it.items[1].finish_by = Some(time(32_503_680_000));
+        }),
         invalid("items[0].attributes", |it| {
             let attributes = (0..17).map(|i| (format!("name-{i}"), String::new()));
             it.items[0].attributes.extend(attributes);
@@ -161,6 +167,10 @@ fn about_items() -> Vec<Case> {
         }));
     }
     cases
+}
+
+fn time(seconds: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds, nanos: 0 }
 }
 
 fn name(request: &mut SubmitBatchRequest, ids: &[&str]) {

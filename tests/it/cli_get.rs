@@ -179,7 +179,7 @@ async fn a_failed_item_tells_its_attempts_and_its_end() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert_eq!(
         run.stdout.matches(": EXIT_7 oh no").count(),
-        2,
+        3,
         "{}",
         run.stdout
     );
@@ -189,7 +189,7 @@ async fn a_failed_item_tells_its_attempts_and_its_end() {
         run.stdout
     );
     let shown = parsed(&server, &["get", "b", "0", "-o", "json"]);
-    assert_eq!(shown["attempts"][1]["error"]["reason"], "EXIT_7");
+    assert_eq!(shown["attempts"][2]["error"]["reason"], "EXIT_7");
     assert_eq!(shown["result"]["error"]["retryable"], true);
     assert_eq!(
         asked(&server, &["get", "b", "--wait", "-o", "name"]).code,

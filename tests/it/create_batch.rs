@@ -46,15 +46,9 @@ async fn a_batch_runs_without_anyone_reading_it() {
     assert_eq!(client.results("batch", 0).await.len(), 2);
 }
 
-#[tokio::test]
-async fn the_answer_tells_how_the_batch_stands() {
-    let setup = ServerSetup::gated(1, "");
-    let gates = Gates::new(&setup, ["a", "b"]);
-    let server = setup.start();
-    let mut client = server.client().await;
-    let mut request = request("batch", "", &[]);
-    request.items = vec![gates.item("a"), gates.item("b")];
-    request.options = Some(BatchOptions {
+/// Options of which none is what it is by default.
+fn every_option() -> BatchOptions {
+    BatchOptions {
         item_timeout: Some(prost_types::Duration {
             seconds: 90,
             nanos: 5,
@@ -86,7 +80,18 @@ async fn the_answer_tells_how_the_batch_stands() {
             action: FailureAction::Cancel.into(),
         }),
         at_most_once: true,
-    });
+    }
+}
+
+#[tokio::test]
+async fn the_answer_tells_how_the_batch_stands() {
+    let setup = ServerSetup::gated(1, "");
+    let gates = Gates::new(&setup, ["a", "b"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    let mut request = request("batch", "", &[]);
+    request.items = vec![gates.item("a"), gates.item("b")];
+    request.options = Some(every_option());
     let told = create(&mut client, request.clone()).await.unwrap();
     let batch = told.batch.unwrap();
     assert!(told.created);

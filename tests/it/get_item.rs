@@ -63,12 +63,14 @@ async fn an_item_is_pending_then_running_then_has_its_result() {
     let told = next(&mut results).await;
     let done = client.item("batch", "a").await.unwrap();
     assert_eq!(done.state(), ItemState::Succeeded);
-    assert_eq!(
-        done.attempts,
-        [],
-        "an attempt that succeeded is told by the result"
-    );
+    let [attempt] = &done.attempts[..] else {
+        panic!("{:?}", done.attempts)
+    };
     let result = done.result.unwrap();
+    assert_eq!((attempt.attempt, &attempt.error), (1, &None));
+    assert_eq!(attempt.worker_id, result.worker_id);
+    assert_eq!(attempt.finish_time, result.finish_time);
+    assert!(attempt.start_time.is_some());
     assert_eq!(
         (result.sequence, &result.output),
         (told.sequence, &told.output)

@@ -8,6 +8,7 @@
     reason = "a test may panic, wait for a process and measure"
 )]
 
+mod at_most_once;
 mod attacks;
 mod bad_bytes;
 mod bad_input;
@@ -32,6 +33,7 @@ mod get_batch;
 mod get_item;
 mod harness;
 mod history;
+mod item_times;
 mod kills;
 mod library;
 mod library_ends;

@@ -55,7 +55,9 @@ async fn an_item_that_fails_twice_succeeds_at_the_third_attempt() {
         panic!("one result");
     };
     assert_eq!((output(result), result.attempt_count), ("ok", 3));
-    let failed = client.item("batch", "0").await.unwrap().attempts;
+    let mut failed = client.item("batch", "0").await.unwrap().attempts;
+    let last = failed.pop().unwrap();
+    assert_eq!((last.attempt, last.error), (3, None));
     assert_eq!(failed.len(), 2);
     for (attempt, number) in failed.iter().zip(1..) {
         let error = attempt.error.as_ref().unwrap();
@@ -157,6 +159,105 @@ async fn settings_are_those_of_the_item_then_of_the_batch_then_of_the_queue() {
     }
 }
 
+/// A queue that fails for good or not, as an item says, and whose own retry settings are known.
+fn unlike_the_server() -> ServerSetup {
+    ServerSetup::new(
+        "[queues.default]\nhandler = { exec = [\"sh\", \"-c\", \"exit 7\"] }\n\
+         retry = { initial_backoff = \"1h\", max_attempts = 9, jitter = 0.0 }\n",
+    )
+}
+
+/// How long an item waits for its next attempt, once it waits for the one behind `failed` others.
+async fn wait_after(client: &mut Client, item_id: &str, failed: usize) -> f64 {
+    within(async {
+        loop {
+            let item = client.item("batch", item_id).await.unwrap();
+            if item.next_attempt_time.is_some() && item.attempts.len() == failed {
+                let ended = item.attempts[failed - 1].finish_time;
+                let (next, ended) = (item.next_attempt_time.unwrap(), ended.unwrap());
+                let seconds = i32::try_from(next.seconds - ended.seconds).unwrap();
+                return f64::from(seconds) + f64::from(next.nanos - ended.nanos) / 1e9;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_setting_comes_from_the_first_that_has_it() {
+    let setup = unlike_the_server();
+    let server = setup.start();
+    let mut client = server.client().await;
+    let quick = RetryPolicy {
+        initial_backoff: Some(milliseconds(300)),
+        ..RetryPolicy::default()
+    };
+    let own_limit = RetryPolicy {
+        max_backoff: Some(milliseconds(100_000)),
+        ..RetryPolicy::default()
+    };
+    let own_reasons = RetryPolicy {
+        non_retryable_reasons: vec!["OTHER".into()],
+        ..RetryPolicy::default()
+    };
+    let of_batch = RetryPolicy {
+        max_backoff: Some(milliseconds(1_000_000)),
+        multiplier: Some(100.0),
+        non_retryable_reasons: vec!["EXIT_7".into()],
+        ..RetryPolicy::default()
+    };
+    let listed = RetryPolicy::default();
+    let with_reasons = |policy: &RetryPolicy| RetryPolicy {
+        non_retryable_reasons: own_reasons.non_retryable_reasons.clone(),
+        ..policy.clone()
+    };
+    let request = SubmitBatchRequest {
+        batch_id: "batch".into(),
+        items: vec![
+            with_policy(
+                own_reasons.clone(),
+                "the queue's first wait, the batch's limit",
+            ),
+            with_policy(
+                with_reasons(&own_limit),
+                "the queue's first wait, its own limit",
+            ),
+            with_policy(
+                with_reasons(&quick),
+                "its own first wait, the batch's multiplier",
+            ),
+            with_policy(listed, "a reason of the batch's that ends it"),
+        ],
+        options: Some(BatchOptions {
+            retry_policy: Some(of_batch),
+            ..BatchOptions::default()
+        }),
+        ..SubmitBatchRequest::default()
+    };
+    let _results = client.submit_request(request).await.unwrap();
+    // A wait is counted from the handler's end; what is told is a moment less.
+    for (item_id, failed, expected) in [("0", 1, 1000.0), ("1", 1, 100.0), ("2", 2, 30.0)] {
+        let wait = wait_after(&mut client, item_id, failed).await;
+        assert!(
+            wait <= expected && wait > expected / 2.0,
+            "item {item_id} waits {wait} s, not {expected}"
+        );
+    }
+    let ended = client.item_when_over("batch", "3").await;
+    assert_eq!(ended.result.unwrap().attempt_count, 1);
+}
+
+#[tokio::test]
+async fn what_nobody_sets_is_the_servers() {
+    let setup = unlike_the_server();
+    let server = setup.start();
+    let mut client = server.client().await;
+    client.create("batch", vec![item("x")]).await.unwrap();
+    // The queue's first wait is an hour; the longest is the server's, and without jitter that is it.
+    let wait = wait_after(&mut client, "0", 1).await;
+    assert!(wait <= 30.0 && wait > 15.0, "{wait} s");
+}
+
 #[tokio::test]
 async fn an_attempt_that_runs_into_its_limit_fails_and_is_tried_again() {
     let setup = ServerSetup::gated(3, "");
@@ -193,12 +294,14 @@ async fn an_attempt_that_runs_into_its_limit_fails_and_is_tried_again() {
         let ran = result.run_duration.unwrap();
         let limit = if result.item_id == "own" { 100 } else { 400 };
         assert!(ran.seconds > 0 || ran.nanos >= limit * 1_000_000, "{ran:?}");
-        let attempts = client
-            .item("batch", &result.item_id)
-            .await
-            .unwrap()
-            .attempts;
-        assert_eq!(attempts[0].error.as_ref().unwrap().reason, "ITEM_TIMEOUT");
+        let item = client.item("batch", &result.item_id).await.unwrap();
+        let numbers: Vec<_> = item.attempts.iter().map(|it| it.attempt).collect();
+        assert_eq!(numbers, [1, 2], "the last attempt is told too");
+        for attempt in &item.attempts {
+            assert_eq!(attempt.error.as_ref().unwrap().reason, "ITEM_TIMEOUT");
+            assert_eq!(attempt.worker_id, "local");
+        }
+        assert_eq!(item.attempts[1].error, result.error);
     }
 }
 
@@ -249,7 +352,8 @@ async fn a_backoff_goes_on_after_a_crash() {
         "not before its turn"
     );
     let item = client.item("batch", "0").await.unwrap();
-    assert_eq!(item.attempts, waiting.attempts);
+    assert_eq!(item.attempts[..1], waiting.attempts);
+    assert_eq!(item.attempts.len(), 2);
 }
 
 #[tokio::test]
@@ -284,9 +388,10 @@ async fn a_crash_of_the_server_costs_an_item_no_attempt() {
         panic!("one result")
     };
     assert_eq!((output(result), result.attempt_count), ("a", 1));
-    let interrupted = client.item("batch", "a").await.unwrap().attempts;
+    let mut interrupted = client.item("batch", "a").await.unwrap().attempts;
     let numbers: Vec<_> = interrupted.iter().map(|attempt| attempt.attempt).collect();
-    assert_eq!(numbers, [1, 2], "numbers count executions");
+    assert_eq!(numbers, [1, 2, 3], "numbers count executions");
+    assert_eq!(interrupted.pop().unwrap().error, None);
     for attempt in interrupted {
         assert_eq!(attempt.error.unwrap().reason, "INTERRUPTED");
     }

@@ -45,7 +45,8 @@ pub(super) struct InputArguments {
         group = "format",
         help_heading = "Input",
         help = "Each line is a JSON object that describes an item: input (JSON), input_text or \
-                input_base64; and item_id, content_type, attributes, timeout, retry_policy if wanted"
+                input_base64; and item_id, content_type, attributes, timeout, start_by, finish_by, \
+                retry_policy if wanted"
     )]
     jsonl: bool,
 

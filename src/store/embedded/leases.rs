@@ -90,7 +90,7 @@ impl Store {
         let file = shared.trace(|in_flight| in_flight.begin(tokens));
         let once = |lease: &Lease| lease.head.options.at_most_once;
         let synced = match file {
-            Some(file) if leases.iter().any(once) => shared.traced(synced(file).await),
+            Some(file) if leases.iter().any(once) => shared.traced(&synced(file).await),
             file => file.is_some(),
         };
         if shared.fatal.is_cancelled() {

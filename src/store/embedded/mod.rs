@@ -151,12 +151,12 @@ impl Shared {
             return None;
         }
         let written = write(&mut in_flight);
-        self.traced(written).then(|| in_flight.file())
+        self.traced(&written).then(|| in_flight.file())
     }
 
     /// Whether the trace is there.
-    fn traced(&self, written: std::io::Result<()>) -> bool {
-        match &written {
+    fn traced(&self, written: &std::io::Result<()>) -> bool {
+        match written {
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::warn!(%error, "running items leave no trace: the disk is full");
             }

@@ -124,21 +124,8 @@ pub(crate) fn recover(
             sweeps.push_back(no);
         }
         // What is left of a batch that ends early is recorded for that.
-        if state == BatchState::Cancelling {
-            continue;
-        }
-        if !cancelled.is_empty() {
-            unrecorded.push(Request::Cancel {
-                batch: no,
-                items: Some(cancelled),
-                reason: "".into(),
-            });
-        }
-        if !interrupted.is_empty() {
-            unrecorded.push(Request::EndInterrupted {
-                batch: no,
-                items: interrupted,
-            });
+        if state != BatchState::Cancelling {
+            unrecorded.extend(ends(no, cancelled, interrupted));
         }
     }
     Ok(Restored {
@@ -147,6 +134,24 @@ pub(crate) fn recover(
         unrecorded,
         found,
     })
+}
+
+/// How items end that were cancelled while they ran, and those that were interrupted and run at most
+/// once.
+fn ends(batch: BatchNo, cancelled: Vec<u32>, interrupted: Vec<u32>) -> Vec<Request> {
+    let mut requests = Vec::new();
+    if !cancelled.is_empty() {
+        requests.push(Request::Cancel {
+            batch,
+            items: Some(cancelled),
+            reason: "".into(),
+        });
+    }
+    if !interrupted.is_empty() {
+        let items = interrupted;
+        requests.push(Request::EndInterrupted { batch, items });
+    }
+    requests
 }
 
 /// Why a store cannot be recovered.

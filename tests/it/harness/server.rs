@@ -52,6 +52,12 @@ impl ServerSetup {
         self
     }
 
+    /// Takes away again what was set of its environment.
+    pub(crate) fn without_environment(mut self) -> Self {
+        self.environment.clear();
+        self
+    }
+
     /// Lets the server open this many files and connections at once.
     pub(crate) fn with_open_files(mut self, most: u32) -> Self {
         self.open_files = Some(most);

@@ -107,6 +107,18 @@ impl Shim {
             .env("LD_PRELOAD", &self.library);
     }
 
+    /// Has a server write down what it has not synced yet; syncs of files that end in `swallow` are
+    /// none. Its data directory must be there.
+    pub(crate) fn recorded(&self, setup: ServerSetup, swallow: &str) -> ServerSetup {
+        let dir = setup.data_dir();
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        setup
+            .with_environment("SHIM_UNDO", path(&dir.with_extension("undo")))
+            .with_environment("SHIM_DIR", path(&dir))
+            .with_environment("SHIM_SWALLOW", swallow)
+            .with_environment("LD_PRELOAD", path(&self.library))
+    }
+
     /// The power cut: takes back a part of what was not synced below `dir`.
     pub(crate) fn cut_power(&self, dir: &Path, seed: u64) {
         self.undo(&dir.with_extension("undo"), seed);
