@@ -22,6 +22,8 @@ mod presence;
 mod queues;
 mod settler;
 mod slots;
+#[cfg(test)]
+mod states;
 mod submission;
 mod upload;
 mod uploads;

@@ -176,7 +176,8 @@ impl Uploads {
         }
     }
 
-    async fn try_end(&self, head: &BatchHead) -> Result<(), StoreError> {
+    /// Does what its terms say with an upload that nobody goes on with.
+    pub(super) async fn try_end(&self, head: &BatchHead) -> Result<(), StoreError> {
         let store = &self.0.store;
         let batch = store.batch(&head.name()).await?;
         if batch.state != BatchState::Open {

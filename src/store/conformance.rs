@@ -115,7 +115,7 @@ impl Fixture {
     }
 }
 
-pub(super) fn open(dir: &TempDir) -> Store {
+pub(crate) fn open(dir: &TempDir) -> Store {
     Store::open(&StoreOptions::new(dir.path().to_owned()))
         .unwrap()
         .0
@@ -134,7 +134,7 @@ fn batch(id: &str, count: u32) -> NewBatch {
     new_batch(Some(id), None, Content::Whole(items(count)))
 }
 
-pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> NewBatch {
+pub(crate) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Content) -> NewBatch {
     let (queue, options) = (QueueName::default(), BatchOptions::default());
     let hashed = match &content {
         Content::Whole(items) => fingerprint(None, &options, items),
@@ -153,7 +153,7 @@ pub(super) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Con
     }
 }
 
-pub(super) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
+pub(crate) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
     Settlement {
         token: lease.token,
         head: Arc::clone(&lease.head),

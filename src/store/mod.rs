@@ -8,7 +8,7 @@
 //! There is one keeper, [`embedded`]. `conformance` and `model` are the suite every keeper must pass.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 #[cfg(test)]
 mod early_ends;
 mod embedded;
