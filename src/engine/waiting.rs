@@ -155,10 +155,11 @@ impl Engine {
         }
         let most = retry.policy().max_attempts;
         let until = rfc3339(until);
-        match item.past.last() {
-            Some(last) => format!(
-                "attempt {} ended with {}; {spent} of {most} attempts are used, the next begins at {until}",
-                last.number, last.error.reason
+        let last = item.past.last();
+        match last.and_then(|last| Some((last.number, last.error.as_ref()?))) {
+            Some((number, error)) => format!(
+                "attempt {number} ended with {}; {spent} of {most} attempts are used, the next begins at {until}",
+                error.reason
             ),
             None => format!("its next attempt begins at {until}"),
         }

@@ -18,17 +18,12 @@ enum Place {
     Over(TerminalState),
 }
 
-/// The columns of the table. In the last one it must be the same for all.
-const PLACES: [&[Place]; 4] = [
-    &[Place::Pending],
-    &[Place::Again],
-    &[Place::Running],
-    &[
-        Place::Over(TerminalState::Succeeded),
-        Place::Over(TerminalState::Failed),
-        Place::Over(TerminalState::Cancelled),
-        Place::Over(TerminalState::Expired),
-    ],
+/// How items end; each event meets one of them that is over, in turn.
+const ENDS: [TerminalState; 4] = [
+    TerminalState::Succeeded,
+    TerminalState::Failed,
+    TerminalState::Cancelled,
+    TerminalState::Expired,
 ];
 
 /// What happens to it.
@@ -270,11 +265,16 @@ async fn happen(world: &mut World, event: Event, at: Timestamp) {
             world.store.end_overdue().await.unwrap();
         }
         Event::Enough | Event::PolicyCancels | Event::PolicyPauses => {
-            // After a restart it has yet to be leased again, one marked item at a time.
-            while world.leases.is_empty() {
+            if world.leases.is_empty() {
+                // After a restart it has yet to be leased again; it is marked, and goes first.
                 world.lease(1).await;
             }
+            if world.leases.is_empty() {
+                // The item itself was enough, or too many.
+                return;
+            }
             let another = world.leases.remove(0);
+            assert_eq!(another.token.item.index, 0);
             let ending = if event == Event::Enough {
                 Ending::Succeeded("x".into())
             } else {
@@ -351,6 +351,12 @@ async fn observed(world: &World) -> String {
 
 /// What comes of an event there, live or after a restart; nothing if they cannot meet.
 async fn met(event: Event, place: Place, restarted: bool) -> String {
+    let meeting = try_met(event, place, restarted);
+    let came = tokio::time::timeout(PATIENCE, meeting).await;
+    came.unwrap_or_else(|_| panic!("{event:?} {place:?} {restarted}: nothing came of it"))
+}
+
+async fn try_met(event: Event, place: Place, restarted: bool) -> String {
     let (at, mut world) = in_time(async |at| {
         let mut world = placed(event, place, at).await;
         if restarted {
@@ -362,7 +368,7 @@ async fn met(event: Event, place: Place, restarted: bool) -> String {
     let before = observed(&world).await;
     happen(&mut world, event, at).await;
     let after = observed(&world).await;
-    if after != "RUNNING" && !restarted {
+    if after != before && after != "RUNNING" && !restarted {
         world.die();
         assert_eq!(observed(&world).await, after, "{event:?} {place:?}");
     }
@@ -390,16 +396,11 @@ async fn cell(event: Event, place: Place) -> String {
 #[tokio::test]
 async fn items_come_to_what_the_docs_show() {
     let mut rows = Vec::new();
-    for (event, name) in EVENTS {
+    for ((event, name), over) in EVENTS.into_iter().zip(ENDS.into_iter().cycle()) {
         let mut row = vec![name.to_owned()];
-        for places in PLACES {
-            let mut cells = Vec::new();
-            for &place in places {
-                cells.push(cell(event, place).await);
-            }
-            cells.dedup();
-            assert_eq!(cells.len(), 1, "{event:?} {places:?} {cells:?}");
-            row.append(&mut cells);
+        let over = Place::Over(over);
+        for place in [Place::Pending, Place::Again, Place::Running, over] {
+            row.push(cell(event, place).await);
         }
         rows.push(row);
     }

@@ -32,6 +32,9 @@ use crate::store::{Content, Created, Lease, Settlement, Store, Verdict};
 /// Long over: whatever waits for it is due.
 const PAST: Timestamp = Timestamp(1);
 
+/// How long one meeting may take before it is given up. Never asserted on.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A handler that ends with what it is told to, or never.
 #[derive(Clone, Debug)]
 struct Scripted(Option<Outcome>);
