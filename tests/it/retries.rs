@@ -172,9 +172,10 @@ async fn wait_after(client: &mut Client, item_id: &str, failed: usize) -> f64 {
     within(async {
         loop {
             let item = client.item("batch", item_id).await.unwrap();
-            if item.next_attempt_time.is_some() && item.attempts.len() == failed {
-                let ended = item.attempts[failed - 1].finish_time;
-                let (next, ended) = (item.next_attempt_time.unwrap(), ended.unwrap());
+            if let Some(next) = item.next_attempt_time
+                && item.attempts.len() == failed
+            {
+                let ended = item.attempts[failed - 1].finish_time.unwrap();
                 let seconds = i32::try_from(next.seconds - ended.seconds).unwrap();
                 return f64::from(seconds) + f64::from(next.nanos - ended.nanos) / 1e9;
             }

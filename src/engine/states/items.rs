@@ -134,29 +134,27 @@ impl Event {
 
     /// Whether it can meet an item there.
     fn meets(self, place: Place) -> bool {
-        match self {
-            Self::Ends(_) | Self::EndsWellAfter(_) => place == Place::Running,
-            Self::Turn => place != Place::Running,
-            _ => true,
-        }
+        let is_running = place == Place::Running;
+        let of_attempt = matches!(self, Self::Ends(_) | Self::EndsWellAfter(_));
+        (is_running || !of_attempt) && !(is_running && self == Self::Turn)
     }
 
     fn spec(self, at: Timestamp) -> ItemSpec {
-        let mut spec = ItemSpec::new("x");
-        match self {
-            Self::StartBy => spec.start_by = Some(at),
-            Self::FinishBy | Self::EndsWellAfter(Limit::FinishBy) => spec.finish_by = Some(at),
-            Self::Ends(End::Last | End::LastTimeout) => spec.retry.max_attempts = Some(1),
-            Self::DiesTooOften => spec.retry.max_crashes = Some(1),
-            _ => {}
+        let has = |events: &[Self]| events.contains(&self);
+        let last = [Self::Ends(End::Last), Self::Ends(End::LastTimeout)];
+        let timeouts = [End::Timeout, End::LastTimeout, End::OnceTimeout].map(Self::Ends);
+        let finish_by = [Self::FinishBy, Self::EndsWellAfter(Limit::FinishBy)];
+        ItemSpec {
+            start_by: has(&[Self::StartBy]).then_some(at),
+            finish_by: has(&finish_by).then_some(at),
+            timeout: has(&timeouts).then_some(Duration::from_millis(1)),
+            retry: RetrySettings {
+                max_attempts: has(&last).then_some(1),
+                max_crashes: has(&[Self::DiesTooOften]).then_some(1),
+                ..RetrySettings::default()
+            },
+            ..ItemSpec::new("x")
         }
-        if matches!(
-            self,
-            Self::Ends(End::Timeout | End::LastTimeout | End::OnceTimeout)
-        ) {
-            spec.timeout = Some(Duration::from_millis(1));
-        }
-        spec
     }
 
     fn options(self, at: Timestamp) -> BatchOptions {
@@ -165,17 +163,18 @@ impl Event {
             action,
             ..FailurePolicy::default()
         };
+        let policies = [
+            (Self::PolicyCancels, FailureAction::Cancel),
+            (Self::PolicyPauses, FailureAction::Pause),
+        ];
+        let acts = policies.into_iter().find(|&(event, _)| event == self);
         BatchOptions {
             at_most_once: self.is_once(),
             deadline: matches!(self, Self::Deadline | Self::EndsWellAfter(Limit::Deadline))
                 .then_some(at),
             max_duration: (self == Self::MaxDuration).then(|| at.since(clock::now())),
             enough: (self == Self::Enough).then_some(1),
-            failure_policy: match self {
-                Self::PolicyCancels => Some(policy(FailureAction::Cancel)),
-                Self::PolicyPauses => Some(policy(FailureAction::Pause)),
-                _ => None,
-            },
+            failure_policy: acts.map(|(_, action)| policy(action)),
             ..BatchOptions::default()
         }
     }
@@ -264,24 +263,9 @@ async fn happen(world: &mut World, event: Event, at: Timestamp) {
             until(of_batch.unwrap_or(at)).await;
             world.store.end_overdue().await.unwrap();
         }
-        Event::Enough | Event::PolicyCancels | Event::PolicyPauses => {
-            if world.leases.is_empty() {
-                // After a restart it has yet to be leased again; it is marked, and goes first.
-                world.lease(1).await;
-            }
-            if world.leases.is_empty() {
-                // The item itself was enough, or too many.
-                return;
-            }
-            let another = world.leases.remove(0);
-            assert_eq!(another.token.item.index, 0);
-            let ending = if event == Event::Enough {
-                Ending::Succeeded("x".into())
-            } else {
-                Ending::Failed(ItemError::permanent("BAD", ""))
-            };
-            let end = LeaseEnd::Finish(ending);
-            world.settle(settlement(&another, end)).await;
+        Event::Enough => end_another(world, ending(TerminalState::Succeeded)).await,
+        Event::PolicyCancels | Event::PolicyPauses => {
+            end_another(world, ending(TerminalState::Failed)).await;
         }
         Event::CancelItem | Event::CancelBatch | Event::Pause | Event::Resume => {
             asked(world, event).await;
@@ -302,15 +286,33 @@ async fn happen(world: &mut World, event: Event, at: Timestamp) {
 async fn asked(world: &World, event: Event) {
     let (store, no) = (&world.store, world.batch.head.no);
     let last = world.batch.total - 1;
-    match event {
-        Event::CancelItem => drop(store.cancel_items(no, vec![last]).await),
-        Event::CancelBatch => drop(store.cancel_batch(no, "").await),
-        Event::Pause => drop(store.pause_batch(no, "").await),
-        _ => {
-            drop(store.pause_batch(no, "").await);
-            drop(store.resume_batch(no).await);
-        }
+    if event == Event::CancelItem {
+        drop(store.cancel_items(no, vec![last]).await);
+    } else if event == Event::CancelBatch {
+        drop(store.cancel_batch(no, "").await);
+    } else {
+        drop(store.pause_batch(no, "").await);
     }
+    if event == Event::Resume {
+        drop(store.resume_batch(no).await);
+    }
+}
+
+/// Ends the other item, which may be enough, or too many.
+async fn end_another(world: &mut World, ending: Ending) {
+    if world.leases.is_empty() {
+        // After a restart it has yet to be leased again; it is marked, and goes first.
+        world.lease(1).await;
+    }
+    if world.leases.is_empty() {
+        // The item itself was enough, or too many.
+        return;
+    }
+    let another = world.leases.remove(0);
+    assert_eq!(another.token.item.index, 0);
+    world
+        .settle(settlement(&another, LeaseEnd::Finish(ending)))
+        .await;
 }
 
 impl End {

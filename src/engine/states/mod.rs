@@ -108,9 +108,9 @@ impl World {
             initial_backoff: Some(Duration::ZERO),
             ..RetrySettings::default()
         };
-        let handler = Arc::new(Scripted(outcome));
+        let handler: Arc<dyn Handler> = Arc::new(Scripted(outcome));
         let executor = Executor {
-            handler: handler.clone(),
+            handler: Arc::clone(&handler),
             settings: QueueSettings {
                 handler: Some(handler),
                 slots: 1,
@@ -157,13 +157,13 @@ async fn until(at: Timestamp) {
 
 /// Does something that must be done before a time, with a time far enough away for a slow machine: the
 /// time, and what was made of it.
-async fn in_time<T>(make: impl AsyncFn(Timestamp) -> T) -> (Timestamp, T) {
+async fn in_time<T>(set_up: impl AsyncFn(Timestamp) -> T) -> (Timestamp, T) {
     let mut far = Duration::from_millis(50);
     loop {
         let at = clock::now().plus(far);
-        let made = make(at).await;
+        let world = set_up(at).await;
         if clock::now() < at {
-            return (at, made);
+            return (at, world);
         }
         far *= 2;
     }
