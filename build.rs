@@ -2,7 +2,11 @@
 
 use prost::Message as _;
 
-const PROTOS: [&str; 2] = ["proto/sooner/v1/batch.proto", "proto/sooner/v1/types.proto"];
+const PROTOS: [&str; 3] = [
+    "proto/sooner/v1/admin.proto",
+    "proto/sooner/v1/batch.proto",
+    "proto/sooner/v1/types.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

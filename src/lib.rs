@@ -50,6 +50,10 @@
 //!  hint ─▶ engine::Feed: read_log(after) · hand over · wait for the hint ─▶ the caller's stream
 //! ```
 //!
+//! An item that failed or expired is a dead letter until somebody redrives or purges it. A redrive is a
+//! new batch, copied from the old one's letters a chunk a transaction (`store/embedded/group/redrive.rs`);
+//! so no record ever changes.
+//!
 //! # Invariants
 //!
 //! Each has a test that names it; `tests/it` checks them on what real clients of the real program saw.

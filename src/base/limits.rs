@@ -141,6 +141,29 @@ pub const GROUP_BYTES_MAX: usize = 16 << 20;
 /// Records of a mass cancel in one transaction: results of other batches wait behind each chunk.
 pub const SWEEP_ITEMS_MAX: usize = 1000;
 
+/// Bytes of inputs after which a redrive copies no more in one transaction, for the same reason.
+pub const REDRIVE_BYTES_MAX: usize = 4 << 20;
+
+/// Dead letters that one look of a list or a redrive visits on a reading thread: those who follow
+/// batches wait meanwhile (about 10 ms).
+pub const LETTER_VISITS_LOOK: usize = 1000;
+
+/// Dead letters that one call of a list visits for its rows, whatever they are: then it answers, be it
+/// without any, and says where to go on.
+pub const LETTER_VISITS_MAX: usize = 10_000;
+
+/// Dead letters that the answer to a list's first page counts by reason, visits for its rows included.
+pub const LETTER_REASONS_VISITS_MAX: usize = 20_000;
+
+/// Rows of a list unless its caller asks for another number.
+pub const PAGE_ROWS_DEFAULT: usize = 100;
+
+/// Rows of a list at most.
+pub const PAGE_ROWS_MAX: usize = 1000;
+
+/// Bytes of a list's rows: an answer stays below the 4 MiB that gRPC clients accept by default.
+pub const PAGE_ROWS_BYTES_MAX: usize = 3 << 20;
+
 /// Bytes of inputs that are read at once to be compared with what is uploaded again: the stored ones
 /// may be far larger than those that came.
 pub const SPECS_BYTES_MAX: usize = 1 << 20;
@@ -216,6 +239,9 @@ pub const RATE_LOOK: Duration = Duration::from_millis(1);
 
 /// Item ids in one cancel.
 pub const CANCEL_ITEMS_MAX: usize = 10_000;
+
+/// Item ids in one redrive or purge of dead letters: as many as a batch may be submitted with at once.
+pub const LETTER_ITEMS_MAX: usize = 10_000;
 
 /// Streams that one HTTP/2 connection may have open.
 pub const CONNECTION_STREAMS_MAX: u32 = 1024;

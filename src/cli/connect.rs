@@ -16,6 +16,7 @@ use super::tell;
 use crate::base::{clock, entropy, limits};
 use crate::config::parse_duration;
 use crate::domain::ids::Tenant;
+use crate::wire::admin_service_client::AdminServiceClient;
 use crate::wire::batch_service_client::BatchServiceClient;
 
 /// Where a server listens unless something else is said.
@@ -37,8 +38,11 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait before another try.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The generated client.
+/// The generated client of those who submit and read.
 pub(super) type Stub = BatchServiceClient<Line>;
+
+/// The generated client of operators.
+pub(super) type AdminStub = AdminServiceClient<Line>;
 
 /// A connection whose calls act for a tenant.
 pub(super) type Line = InterceptedService<Channel, OnBehalf>;
@@ -84,7 +88,7 @@ pub(super) struct Remote {
 pub(super) struct Session {
     remote: Remote,
     patience: Patience,
-    stub: Option<Stub>,
+    line: Option<Line>,
 }
 
 /// How long trouble has lasted and what it is like to wait for its end.
@@ -145,10 +149,7 @@ impl ServerArguments {
 impl Remote {
     /// A connection.
     pub(super) async fn connect(&self) -> Result<Stub, Trouble> {
-        let line = self.line().await?;
-        // An item as it was submitted, its result and its failed attempts come in one message.
-        let largest = 2 * limits::message_bytes_max(limits::INPUT_BYTES_CEILING);
-        Ok(BatchServiceClient::new(line).max_decoding_message_size(largest))
+        Ok(stub(self.line().await?))
     }
 
     /// What the clients of all services speak over.
@@ -173,7 +174,7 @@ impl Remote {
         Session {
             remote: self.clone(),
             patience: self.patience(),
-            stub: None,
+            line: None,
         }
     }
 }
@@ -205,6 +206,25 @@ impl Session {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
+        self.call_on(|line| call(stub(line))).await
+    }
+
+    /// The same of the operators' service.
+    pub(super) async fn call_admin<T, F>(
+        &mut self,
+        call: impl Fn(AdminStub) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        self.call_on(|line| call(AdminStub::new(line).max_decoding_message_size(largest())))
+            .await
+    }
+
+    async fn call_on<T, F>(&mut self, call: impl Fn(Line) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         loop {
             match self.call_once(&call).await {
                 Ok(answer) => {
@@ -212,23 +232,33 @@ impl Session {
                     return Ok(answer);
                 }
                 Err(trouble) => {
-                    self.stub = None;
+                    self.line = None;
                     self.patience.bear(trouble).await?;
                 }
             }
         }
     }
 
-    async fn call_once<T, F>(&mut self, call: impl Fn(Stub) -> F) -> Result<T, Trouble>
+    async fn call_once<T, F>(&mut self, call: impl Fn(Line) -> F) -> Result<T, Trouble>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let stub = match &self.stub {
-            Some(stub) => stub.clone(),
-            None => self.stub.insert(self.remote.connect().await?).clone(),
+        let line = match &self.line {
+            Some(line) => line.clone(),
+            None => self.line.insert(self.remote.line().await?).clone(),
         };
-        Ok(call(stub).await?.into_inner())
+        Ok(call(line).await?.into_inner())
     }
+}
+
+fn stub(line: Line) -> Stub {
+    Stub::new(line).max_decoding_message_size(largest())
+}
+
+/// Bytes of the largest answer: an item as it was submitted, its result and its failed attempts come
+/// in one message.
+const fn largest() -> usize {
+    2 * limits::message_bytes_max(limits::INPUT_BYTES_CEILING)
 }
 
 impl Patience {

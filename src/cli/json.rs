@@ -42,8 +42,9 @@ pub(super) struct ResultJson<'a> {
     finish_time: &'a str,
 }
 
+/// Why an item did not succeed.
 #[derive(Debug, Serialize)]
-struct ErrorJson<'a> {
+pub(super) struct ErrorJson<'a> {
     code: i32,
     reason: &'a str,
     message: &'a str,
@@ -73,6 +74,8 @@ pub(super) struct BatchJson<'a> {
     pause_reason: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     failure_reasons: BTreeMap<&'a str, u64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    source_batch_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     options: Option<OptionsJson<'a>>,
 }
@@ -258,7 +261,7 @@ impl<'a> ResultJson<'a> {
 }
 
 impl<'a> ErrorJson<'a> {
-    fn of(fault: &Fault<'a>) -> Self {
+    pub(super) fn of(fault: &Fault<'a>) -> Self {
         Self {
             code: fault.code,
             reason: fault.reason,
@@ -298,6 +301,7 @@ impl<'a> BatchJson<'a> {
                 .iter()
                 .map(|(reason, &count)| (reason.as_str(), count))
                 .collect(),
+            source_batch_id: &batch.source_batch_id,
             options: batch.options.as_ref().and_then(OptionsJson::of),
         }
     }

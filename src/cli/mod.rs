@@ -5,6 +5,7 @@ mod batch_options;
 mod cancel;
 mod config_show;
 mod connect;
+mod dead;
 mod exit;
 mod facts;
 mod following;
@@ -57,6 +58,7 @@ enum Command {
     Cancel(cancel::Arguments),
     Pause(pause::Arguments),
     Resume(resume::Arguments),
+    Dead(dead::Arguments),
     Config(config_show::Arguments),
 }
 
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Pause(arguments) => pause::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
+        Command::Dead(arguments) => dead::run(&arguments),
         Command::Config(arguments) => config_show::run(arguments),
     };
     match ended {

@@ -56,6 +56,16 @@ impl ResultArguments {
         self.output.is_some() || self.tag || self.out_dir.is_some()
     }
 
+    /// What was said that is printed, if anything was.
+    pub(super) fn form(&self) -> Option<Form> {
+        self.output
+    }
+
+    /// Whether something is said that only outputs can have.
+    pub(super) fn is_for_outputs(&self) -> bool {
+        self.tag || self.out_dir.is_some()
+    }
+
     /// A printer to standard output.
     pub(super) fn printer(&self, default: Form) -> Result<Printer<io::Stdout>, Failure> {
         let files = self.out_dir.as_deref().map(OutDir::create).transpose()?;
@@ -234,6 +244,7 @@ mod tests {
             options: crate::domain::settings::BatchOptions::default(),
             on_disconnect: crate::domain::settings::OnDisconnect::Continue,
             upload: None,
+            source: None,
             created: Timestamp(0),
         };
         let mut printer = Printer {

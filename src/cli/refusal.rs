@@ -193,6 +193,9 @@ fn hint(reason: &str) -> Option<&'static str> {
             Some("--after is behind the newest result; leave it out to begin at the first")
         }
         "NO_HANDLER" => Some("choose one of the server's queues with --queue"),
+        "NOTHING_TO_REDRIVE" | "NOT_A_DEAD_LETTER" => {
+            Some("sooner dead list --redriven tells what is one, and what was run again where")
+        }
         "QUEUE_FULL" | "QUOTA" | "DISK_FULL" | "TOO_MANY_STREAMS" => {
             Some("nothing accepted is lost; try again later")
         }

@@ -1,9 +1,11 @@
 //! `sooner watch`: the results of a batch from a cursor on.
 
+use std::io;
+
 use super::connect::ServerArguments;
 use super::exit::{self, Exit, Failure};
 use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
-use super::output::{ResultArguments, streamed};
+use super::output::{Printer, ResultArguments, streamed};
 use super::progress::{Failures, Progress};
 use super::tell;
 
@@ -42,20 +44,44 @@ pub(super) struct Arguments {
     id: String,
 }
 
+/// What is watched, and from where on.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) id: String,
+    pub(super) after: u64,
+    pub(super) order: Order,
+    pub(super) quiet: bool,
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    let remote = arguments.server.remote()?;
     let printer = arguments.results.printer(streamed())?;
-    let failures = if printer.hides_failures() {
+    let target = Target {
+        id: arguments.id.clone(),
+        after: arguments.after,
+        order: arguments.order,
+        quiet: arguments.quiet,
+    };
+    watch(&arguments.server, &target, Some(printer))
+}
+
+/// Follows a batch to its end; without a printer its results are only counted.
+pub(super) fn watch(
+    server: &ServerArguments,
+    target: &Target,
+    printer: Option<Printer<io::Stdout>>,
+) -> Result<Exit, Failure> {
+    let remote = server.remote()?;
+    let failures = if printer.as_ref().is_none_or(Printer::hides_failures) {
         Failures::Told
     } else {
         Failures::Counted
     };
-    let cursor = Cursor::at(arguments.order, arguments.after);
+    let cursor = Cursor::at(target.order, target.after);
     let reached = cursor.clone();
-    let progress = Progress::begin(arguments.quiet, failures);
-    let id = arguments.id.clone();
+    let progress = Progress::begin(target.quiet, failures);
+    let id = target.id.clone();
     let work = async move {
-        let mut sink = Sink::new(Some(printer), progress, cursor);
+        let mut sink = Sink::new(printer, progress, cursor);
         let followed = follow(&remote, (id, String::new()), &mut sink).await;
         match &followed {
             Ok(Followed::Over(_)) => sink.progress.end(),
@@ -64,8 +90,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         followed
     };
     let go_on = || {
-        let (id, after, server) = (&arguments.id, reached.after(), arguments.server.flags());
-        let order = match arguments.order {
+        let (id, after, server) = (&target.id, reached.after(), server.flags());
+        let order = match target.order {
             Order::Completion => "",
             Order::Index => " --order index",
         };
@@ -75,14 +101,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         Ok(Ended::Done(Followed::Over(batch))) => Ok(exit_of(&batch)),
         Ok(Ended::Done(Followed::OutputFailed(error))) => Err(exit::of_output(&error)),
         Ok(Ended::Signalled(exit)) => {
-            let id = &arguments.id;
+            let id = &target.id;
             tell(&format!(
                 "batch {id} goes on without us; to go on: {}",
                 go_on()
             ));
             Ok(exit)
         }
-        Err(failure) if failure.exit == Exit::Unavailable && reached.after() > arguments.after => {
+        Err(failure) if failure.exit == Exit::Unavailable && reached.after() > target.after => {
             Err(failure.and(&format!("hint: to go on: {}", go_on())))
         }
         Err(failure) => Err(failure),

@@ -250,7 +250,7 @@ impl ItemError {
 }
 
 /// Whether a text can be a reason: one to 63 of A-Z, 0-9 and underscore.
-fn is_reason(text: &str) -> bool {
+pub(crate) fn is_reason(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     (1..=limits::REASON_CHARS_MAX).contains(&text.len()) && text.bytes().all(plain)
 }

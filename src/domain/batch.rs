@@ -193,6 +193,8 @@ pub struct BatchHead {
     pub on_disconnect: OnDisconnect,
     /// On which terms its items are uploaded, unless it was submitted whole.
     pub upload: Option<UploadTerms>,
+    /// The batch whose dead letters it runs again, if it is a redrive.
+    pub source: Option<BatchId>,
     /// When it was accepted.
     pub created: Timestamp,
 }

@@ -55,10 +55,15 @@ const OTHER: &str = "OTHER";
 impl Failures {
     /// Counts an item that failed or expired.
     pub fn count(&mut self, reason: &str) {
+        self.add(reason, 1);
+    }
+
+    /// Counts some that did.
+    pub fn add(&mut self, reason: &str, items: u32) {
         let known = self.reasons.contains_key(reason);
         let full = self.reasons.len() >= limits::FAILURE_REASONS_MAX;
         let name = if known || !full { reason } else { OTHER };
-        *self.reasons.entry(name.into()).or_default() += 1;
+        *self.reasons.entry(name.into()).or_default() += items;
     }
 
     /// Lets the failure policy count anew.

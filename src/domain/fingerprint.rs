@@ -11,13 +11,15 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::failures::FailureAction;
-use crate::domain::ids::QueueName;
+use crate::domain::ids::{BatchId, QueueName};
 use crate::domain::item::{ItemSpec, ItemTime};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::BatchOptions;
 
 const LAYOUT_VERSION: u8 = 1;
+
+const REDRIVE_LAYOUT_VERSION: u8 = 0x81;
 
 /// A SHA-256 of a submission's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,26 @@ pub fn fingerprint(
     }
     hash.later_options(options);
     hash.item_times(items);
+    Fingerprint(hash.0.finalize().into())
+}
+
+/// The fingerprint of a redrive: the batch it takes dead letters of, and which. The first byte tells
+/// it from a submission.
+pub fn redrive_fingerprint(
+    source: &BatchId,
+    queue: Option<&QueueName>,
+    reason: Option<&str>,
+    item_ids: &[Box<str>],
+) -> Fingerprint {
+    let mut hash = Hash(Sha256::new());
+    hash.0.update([REDRIVE_LAYOUT_VERSION]);
+    hash.bytes(source.as_str().as_bytes());
+    hash.presence(queue, |hash, queue| hash.bytes(queue.as_str().as_bytes()));
+    hash.presence(reason, |hash, reason| hash.bytes(reason.as_bytes()));
+    hash.count(item_ids.len());
+    for id in item_ids {
+        hash.bytes(id.as_bytes());
+    }
     Fingerprint(hash.0.finalize().into())
 }
 

@@ -57,6 +57,15 @@ pub struct ItemKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u32);
 
+/// An item by the server's own name of its batch: never reused, so that handlers know it by that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ItemOrigin {
+    /// Its batch.
+    pub batch: BatchUid,
+    /// Its position in the submitted order, from 0.
+    pub index: u32,
+}
+
 /// Proof of a lease: the item, the attempt's number and a nonce that fences off everyone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseToken {
@@ -256,6 +265,13 @@ impl fmt::Display for BatchId {
 impl fmt::Display for BatchUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The idempotency key of the item and of every redrive of it.
+impl fmt::Display for ItemOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.batch, self.index)
     }
 }
 

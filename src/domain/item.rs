@@ -181,6 +181,14 @@ impl TerminalState {
         }
     }
 
+    /// Whether an item that ended so is a dead letter.
+    pub fn is_dead(self) -> bool {
+        match self {
+            Self::Failed | Self::Expired => true,
+            Self::Succeeded | Self::Cancelled => false,
+        }
+    }
+
     /// The state's name in logs and messages.
     pub fn name(self) -> &'static str {
         match self {

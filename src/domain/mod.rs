@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod batch;
 pub mod bounds;
+pub mod dead_letter;
 pub mod failures;
 pub mod fingerprint;
 pub mod ids;

@@ -37,6 +37,17 @@ pub struct BatchOptions {
 }
 
 impl BatchOptions {
+    /// The settings with which the dead letters of a batch that had these are run again: the same but
+    /// for points in time, which are over.
+    #[must_use]
+    pub fn for_redrive(&self) -> Self {
+        Self {
+            not_before: None,
+            deadline: None,
+            ..self.clone()
+        }
+    }
+
     /// What of it is out of its bounds, `now` being the time; without its retry settings and labels.
     pub fn check(&self, now: Timestamp) -> Vec<OutOfBounds> {
         let mut check = Check::default();

@@ -181,6 +181,7 @@ impl Executor {
             number: lease.token.attempt,
             deadline: now.plus(most),
             stop: stop.clone(),
+            origin: lease.origin,
             slot: Some(slot),
         };
         let mut work =

@@ -44,6 +44,9 @@ impl From<StoreError> for Error {
             StoreError::WrongCount(count) => {
                 Self::new(ErrorKind::Invalid, "WRONG_COUNT", message).with("accepted_items", count)
             }
+            StoreError::NoLetters => {
+                Self::new(ErrorKind::Precondition, "NOTHING_TO_REDRIVE", message)
+            }
             StoreError::DiskFull => Self::new(
                 ErrorKind::Exhausted,
                 "DISK_FULL",

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{self, Timestamp};
 use crate::domain::attempt::{ItemError, Outcome, Reason};
-use crate::domain::ids::{BatchId, BatchUid, item_id_text};
+use crate::domain::ids::{BatchId, BatchUid, ItemOrigin, item_id_text};
 use crate::domain::item::ItemSpec;
 
 /// Computes the items of a queue, one attempt at a time and many at once.
@@ -84,6 +84,8 @@ pub struct Attempt {
     pub deadline: Timestamp,
     /// Fires when the attempt should end: at its limit, at a cancel, at a drain's end.
     pub stop: CancellationToken,
+    /// The item that it runs again, if it was redriven.
+    pub(crate) origin: Option<ItemOrigin>,
     /// Its slot, free again once nobody keeps it: whoever computes on threads of its own keeps it
     /// until they are free, so that they are never more than the queue has slots.
     pub(crate) slot: Option<Arc<OwnedSemaphorePermit>>,
@@ -96,8 +98,13 @@ impl Attempt {
     }
 
     /// The key that is the same for every execution of this item and of no other: `batch_uid/index`.
+    /// A redrive of the item keeps it, so that it then names the batch that the item was submitted in.
     pub fn idempotency_key(&self) -> String {
-        idempotency_key(self.batch_uid, self.index)
+        let own = ItemOrigin {
+            batch: self.batch_uid,
+            index: self.index,
+        };
+        self.origin.unwrap_or(own).to_string()
     }
 
     /// Whether the attempt should end. A handler that computes for long asks now and then, one that
@@ -116,9 +123,4 @@ impl Attempt {
         let not_text = || ItemError::of(Reason::INPUT_NOT_TEXT, "the input is not text");
         self.spec.input.as_text().ok_or_else(not_text)
     }
-}
-
-/// See [`Attempt::idempotency_key`].
-pub fn idempotency_key(batch: BatchUid, index: u32) -> String {
-    format!("{batch}/{index}")
 }

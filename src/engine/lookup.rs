@@ -125,7 +125,7 @@ impl Engine {
 }
 
 /// The store knows numbers; the caller knows the batch by its name. That of another tenant is not there.
-fn named(error: StoreError, name: &BatchName) -> Error {
+pub(super) fn named(error: StoreError, name: &BatchName) -> Error {
     let error = if error == StoreError::NoBatch {
         Error::new(
             ErrorKind::NotFound,

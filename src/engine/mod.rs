@@ -10,6 +10,7 @@
 
 mod adapters;
 mod attempt;
+mod dead_letters;
 mod errors;
 mod feed;
 mod handler;
@@ -37,8 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::adapters::{Blocking, HandlerFn, blocking, handler_fn};
 pub use self::attempt::LOCAL_WORKER;
+pub use self::dead_letters::{LetterPage, LetterQuery, RedriveRequest};
 pub use self::feed::{Feed, Order, Turn};
-pub use self::handler::{Attempt, Handler, idempotency_key};
+pub use self::handler::{Attempt, Handler};
 pub use self::lookup::ItemDetails;
 pub use self::own_threads::apart;
 use self::pool::Pool;

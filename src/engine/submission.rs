@@ -174,7 +174,7 @@ impl Engine {
         }
     }
 
-    fn check_queue(&self, queue: &QueueName) -> Result<()> {
+    pub(super) fn check_queue(&self, queue: &QueueName) -> Result<()> {
         if self.0.options.queues.contains_key(queue) {
             return Ok(());
         }

@@ -144,6 +144,7 @@ impl Engine {
         let unset = BatchOptions::default();
         let other_options = start.options != unset && start.options != head.options;
         let what = match head.upload {
+            None if head.source.is_some() => "is a redrive",
             None => "was submitted whole",
             Some(_) if other_queue => "has another queue",
             Some(_) if other_options => "has other options",
@@ -304,6 +305,7 @@ impl From<StoreError> for AppendError {
             | StoreError::Closed
             | StoreError::OutcomeUnknown
             | StoreError::Corrupt
+            | StoreError::NoLetters
             | StoreError::Read(_) => None,
         };
         match at_fault {

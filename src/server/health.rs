@@ -6,10 +6,10 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::server::{HealthReporter, health_reporter};
 
-use crate::api::grpc::BATCH_SERVICE;
+use crate::api::grpc::{ADMIN_SERVICE, BATCH_SERVICE};
 
-/// The names whose health is that of the service.
-const READINESS: [&str; 3] = ["", BATCH_SERVICE, "readiness"];
+/// The names whose health is that of the server.
+const READINESS: [&str; 4] = ["", BATCH_SERVICE, ADMIN_SERVICE, "readiness"];
 
 /// The name that is healthy for as long as the process lives: whoever asks it must not end a server
 /// that drains.

@@ -23,8 +23,8 @@ use self::listener::{Bounds, Connections};
 pub use self::node::{Handlers, Node, Purpose, Runtimes, StartError};
 use self::ops::Ops;
 use crate::api::grpc::{
-    AnswerLayer, BatchApi, InputLimits, MeterLayer, RequestBudget, RequestLimits, Routes, Tenancy,
-    client_streams, methods, routes, with_reflection,
+    AdminApi, AnswerLayer, BatchApi, InputLimits, MeterLayer, RequestBudget, RequestLimits, Routes,
+    Tenancy, client_streams, methods, routes, with_reflection,
 };
 use crate::base::limits;
 use crate::base::metrics::Metrics;
@@ -116,14 +116,16 @@ impl Server {
             input_bytes_max: config.limits.input_bytes,
             watchers_max: config.limits.watchers,
         };
+        let tenancy = Tenancy::trusting(config.server.trust_tenant_header);
         let batches = BatchApi::new(
             node.engine().clone(),
             input,
-            Tenancy::trusting(config.server.trust_tenant_header),
+            tenancy,
             closing.clone(),
             runtimes.io.sibling(),
         );
-        let routes = routes(batches, config.limits.message_bytes).add_service(services.main);
+        let admin = AdminApi::new(node.engine().clone(), tenancy);
+        let routes = routes(batches, admin, config.limits.message_bytes).add_service(services.main);
         let budget = RequestBudget::new(request_limits(config), client_streams());
         ops.requests.get_or_init(|| budget.clone());
         let service = tower::ServiceBuilder::new()

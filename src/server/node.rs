@@ -12,7 +12,7 @@ use crate::base::metrics::Metrics;
 use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::domain::ids::{BatchName, QueueName};
-use crate::engine::{Engine, EngineOptions, Handler, QueueSettings, idempotency_key};
+use crate::engine::{Engine, EngineOptions, Handler, QueueSettings};
 use crate::handler::{Echo, Exec, end_orphans};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
 
@@ -130,7 +130,7 @@ impl Node {
             metrics,
         })?;
         let orphans = found.orphans.iter();
-        let keys = orphans.map(|orphan| idempotency_key(orphan.batch_uid, orphan.index));
+        let keys = orphans.map(|orphan| orphan.origin.to_string());
         let ended = end_orphans(&keys.collect());
         if ended > 0 {
             tracing::info!(process_groups = ended, "ended orphaned handlers");

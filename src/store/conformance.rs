@@ -138,7 +138,7 @@ pub(crate) fn new_batch(id: Option<&str>, request_id: Option<&str>, content: Con
     let (queue, options) = (QueueName::default(), BatchOptions::default());
     let hashed = match &content {
         Content::Whole(items) => fingerprint(None, &options, items),
-        Content::Appended(_) => fingerprint(None, &options, &[]),
+        Content::Appended(_) | Content::Copied(_) => fingerprint(None, &options, &[]),
     };
     NewBatch {
         tenant: Tenant::default(),

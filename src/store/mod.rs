@@ -14,6 +14,7 @@ mod early_ends;
 mod embedded;
 #[cfg(test)]
 mod item_ends;
+mod letters;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -26,11 +27,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::embedded::{OpenError, Orphan, Recovered, Reserve, Store, StoreOptions};
+pub use self::letters::{FirstLetter, LetterReach, LetterSearch, Letters, Redrive, Standing};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::ids::{BatchId, BatchUid, LeaseToken, QueueName, RequestId, Sequence, Tenant};
+use crate::domain::ids::{
+    BatchId, BatchUid, ItemOrigin, LeaseToken, QueueName, RequestId, Sequence, Tenant,
+};
 use crate::domain::item::{Ending, ItemSpec, Record};
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 
@@ -64,14 +68,24 @@ pub enum Content {
     Whole(Vec<ItemSpec>),
     /// Appended later, then sealed.
     Appended(UploadTerms),
+    /// Copied from the dead letters of the batch of that name.
+    Copied(BatchId),
 }
 
 impl Content {
     /// The terms of the upload, if it is one.
     pub fn upload(&self) -> Option<UploadTerms> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole(_) | Self::Copied(_) => None,
             Self::Appended(terms) => Some(*terms),
+        }
+    }
+
+    /// The batch whose dead letters it copies, if it does.
+    pub fn source(&self) -> Option<&BatchId> {
+        match self {
+            Self::Whole(_) | Self::Appended(_) => None,
+            Self::Copied(source) => Some(source),
         }
     }
 }
@@ -134,6 +148,8 @@ pub struct Lease {
     pub head: Arc<BatchHead>,
     /// What the caller asked for, unless its record is damaged.
     pub spec: Result<ItemSpec, Damaged>,
+    /// The item that it runs again, if it is the copy of a dead letter.
+    pub origin: Option<ItemOrigin>,
     /// Attempts charged before this one.
     pub spent: u32,
     /// Attempts given back before this one.
@@ -309,6 +325,9 @@ pub enum StoreError {
     /// The items do not follow the ones so far, or the total is wrong.
     #[error("the batch has {0} items")]
     WrongCount(u32),
+    /// Nothing that was to be redriven is a dead letter any more.
+    #[error("no dead letter is left of what was asked for")]
+    NoLetters,
     /// The disk is full; nothing was stored.
     #[error("the disk is full")]
     DiskFull,

@@ -12,6 +12,8 @@ use crate::harness::{Server, ServerSetup, within};
 
 const SERVICE: &str = "sooner.v1.BatchService";
 
+const ADMIN: &str = "sooner.v1.AdminService";
+
 async fn channel(server: &Server) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address())).unwrap();
     within(endpoint.connect()).await.unwrap()
@@ -22,7 +24,7 @@ async fn health_tells_of_the_server_and_of_its_service() {
     let setup = ServerSetup::echo();
     let server = setup.start();
     let mut client = HealthClient::new(channel(&server).await);
-    for service in ["", SERVICE] {
+    for service in ["", SERVICE, ADMIN] {
         let request = HealthCheckRequest {
             service: service.into(),
         };
@@ -69,7 +71,9 @@ async fn reflection_lists_the_services() {
         .map(|service| service.name.as_str())
         .collect();
     assert!(
-        names.contains(&SERVICE) && names.contains(&"grpc.health.v1.Health"),
+        [SERVICE, ADMIN, "grpc.health.v1.Health"]
+            .iter()
+            .all(|service| names.contains(service)),
         "{names:?}"
     );
     let Some(MessageResponse::FileDescriptorResponse(files)) =

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchState};
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::failures::{FailureAction, FailurePolicy, Failures};
 use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
@@ -48,6 +49,10 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
             .paused
             .as_ref()
             .map_or_else(String::new, |pause| pause.why.to_string()),
+        source_batch_id: head
+            .source
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
     }
 }
 
@@ -64,7 +69,7 @@ fn failure_policy(policy: &FailurePolicy) -> wire::FailurePolicy {
     }
 }
 
-fn failure_reasons(failures: &Failures) -> HashMap<String, u64> {
+pub(crate) fn failure_reasons(failures: &Failures) -> HashMap<String, u64> {
     let reasons = failures.reasons.iter();
     reasons
         .map(|(reason, &count)| (reason.to_string(), count.into()))
@@ -111,6 +116,26 @@ pub(crate) fn result(record: Record, batch: &Batch, omit_output: bool) -> wire::
         run_duration: Some(duration(record.ran)),
         finish_time: Some(time(record.finished)),
         remaining_count: remaining.map(Into::into),
+    }
+}
+
+/// A dead letter.
+pub(crate) fn dead_letter(letter: DeadLetter) -> wire::DeadLetter {
+    let DeadLetter {
+        head,
+        record,
+        redriven_to,
+    } = letter;
+    wire::DeadLetter {
+        batch_id: head.id.to_string(),
+        item_id: record.item_id(),
+        index: record.index.into(),
+        state: terminal_state(record.ending.state()).into(),
+        error: record.ending.error().map(item_error),
+        attempt_count: record.attempts,
+        queue: head.queue.to_string(),
+        finish_time: Some(time(record.finished)),
+        redriven_to: redriven_to.map_or_else(String::new, |id| id.to_string()),
     }
 }
 

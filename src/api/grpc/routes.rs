@@ -8,20 +8,26 @@ use tonic::server::NamedService;
 pub use tonic::service::Routes;
 use tonic_reflection::server::Builder;
 
+use super::admin_service::AdminApi;
 use super::batch_service::BatchApi;
 use crate::wire;
+use crate::wire::admin_service_server::AdminServiceServer;
 use crate::wire::batch_service_server::BatchServiceServer;
 
-/// The name under which health is told.
+/// A name under which health is told.
+pub const ADMIN_SERVICE: &str = <AdminServiceServer<AdminApi> as NamedService>::NAME;
+
+/// The name under which health is told to those who submit and read.
 pub const BATCH_SERVICE: &str = <BatchServiceServer<BatchApi> as NamedService>::NAME;
 
-/// `BatchService`, and reflection in both versions that clients ask for.
+/// `BatchService`, `AdminService`, and reflection in both versions that clients ask for.
 ///
 /// # Panics
 /// If the descriptors that were built in cannot be read.
-pub fn routes(batches: BatchApi, message_bytes_max: usize) -> Routes {
+pub fn routes(batches: BatchApi, admin: AdminApi, message_bytes_max: usize) -> Routes {
     let batches = BatchServiceServer::new(batches).max_decoding_message_size(message_bytes_max);
-    with_reflection(Routes::new(batches))
+    let admin = AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max);
+    with_reflection(Routes::new(batches).add_service(admin))
 }
 
 /// The same routes with reflection, which describes all services of this program on each port.
@@ -89,6 +95,7 @@ mod tests {
     fn every_method_is_known_by_its_path() {
         let methods = methods();
         for name in [
+            "sooner.v1.AdminService/ListDeadLetters",
             "sooner.v1.BatchService/SubmitBatch",
             "grpc.health.v1.Health/Check",
             "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

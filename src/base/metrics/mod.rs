@@ -38,6 +38,8 @@ pub struct Metrics {
     pub(crate) end_to_end: Histogram,
     pub(crate) items_accepted: Counter,
     pub(crate) items_terminal: Labelled<Counter, 1>,
+    pub(crate) dead_letters_redriven: Counter,
+    pub(crate) dead_letters_purged: Counter,
     pub(crate) watchers: Gauge,
     pub(crate) connections: Labelled<Gauge, 1>,
     connections_refused: Labelled<Counter, 1>,
@@ -138,6 +140,8 @@ impl Metrics {
             end_to_end: flow.end_to_end,
             items_accepted: flow.items_accepted,
             items_terminal: flow.items_terminal,
+            dead_letters_redriven: flow.dead_letters_redriven,
+            dead_letters_purged: flow.dead_letters_purged,
             watchers,
             connections,
             connections_refused,
@@ -162,6 +166,11 @@ impl Metrics {
                 .get_or_create(&label("outcome", outcome));
             counter.inc_by(items.into());
         }
+    }
+
+    /// Notes that items of a queue became dead letters.
+    pub(crate) fn died(&self, queue: &str, items: u64) {
+        self.queues.died(queue, items);
     }
 
     /// Notes that a call was refused.
@@ -247,6 +256,8 @@ struct Flow {
     end_to_end: Histogram,
     items_accepted: Counter,
     items_terminal: Labelled<Counter, 1>,
+    dead_letters_redriven: Counter,
+    dead_letters_purged: Counter,
 }
 
 impl Flow {
@@ -270,6 +281,14 @@ impl Flow {
             items_accepted: all.counter("items_accepted", "Items durably accepted"),
             items_terminal: all
                 .labelled("items_terminal", "Items that got their result, by outcome"),
+            dead_letters_redriven: all.counter(
+                "dead_letters_redriven",
+                "Dead letters that were run again in a new batch",
+            ),
+            dead_letters_purged: all.counter(
+                "dead_letters_purged",
+                "Dead letters that were taken off the list without being run again",
+            ),
         }
     }
 }

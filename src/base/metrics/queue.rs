@@ -14,6 +14,7 @@ pub(super) struct Families {
     queue_wait: Histograms<1>,
     attempt_duration: Histograms<1>,
     attempts: Labelled<Counter, 2>,
+    dead_letters: Labelled<Counter, 1>,
     rate_waits: Labelled<Counter, 1>,
 }
 
@@ -57,6 +58,10 @@ impl Families {
             queue_wait,
             attempt_duration,
             attempts: all.labelled("attempts", "Attempts that ended, by queue and outcome"),
+            dead_letters: all.labelled(
+                "dead_letters",
+                "Items that became dead letters, failed or expired, by queue",
+            ),
             rate_waits: all.labelled(
                 "rate_waits",
                 "Times that a free slot waited because the queue's rate allowed no attempt, by queue",
@@ -70,12 +75,20 @@ impl Families {
             let labels = [("queue", name.to_owned()), ("outcome", outcome.to_owned())];
             self.attempts.get_or_create_owned(&labels)
         });
+        // Those of queues that nobody serves are counted too, once there are some.
+        self.died(name, 0);
         QueueMetrics {
             queue_wait: self.queue_wait.get_or_create_owned(&queue),
             attempt_duration: self.attempt_duration.get_or_create_owned(&queue),
             attempts,
             rate_waits: self.rate_waits.get_or_create_owned(&queue),
         }
+    }
+
+    /// Items of a queue became dead letters.
+    pub(super) fn died(&self, name: &str, items: u64) {
+        let counter = self.dead_letters.get_or_create(&label("queue", name));
+        counter.inc_by(items);
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use uuid::Uuid;
 
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{Code, ItemError};
 use crate::domain::failures::{FailureAction, FailurePolicy, Failures, Since};
+use crate::domain::ids::{BatchUid, ItemOrigin};
 use crate::domain::item::{Ending, ItemSpec as Spec, TerminalState};
 use crate::domain::pause::{Pause, PausedBy};
 use crate::domain::payload::{Body, Payload};
@@ -105,6 +107,12 @@ struct SpecBlob {
     start_by_ms: Option<i64>,
     #[prost(int64, optional, tag = "21")]
     finish_by_ms: Option<i64>,
+    /// Of a copied dead letter: the uid of the batch where its idempotency key comes from.
+    #[prost(bytes = "vec", tag = "30")]
+    origin_uid: Vec<u8>,
+    /// And its index there.
+    #[prost(uint32, tag = "31")]
+    origin_index: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -298,7 +306,8 @@ pub(crate) fn decode_failures(bytes: &[u8]) -> Result<Failures, prost::DecodeErr
 }
 
 /// Encodes what an item's row keeps beside its input; `None` if all of it is default.
-pub(crate) fn encode_spec(spec: &Spec) -> Option<Vec<u8>> {
+pub(crate) fn encode_spec(spec: &Spec, origin: Option<ItemOrigin>) -> Option<Vec<u8>> {
+    let origin_uid = origin.map(|origin| origin.batch.0.as_bytes().to_vec());
     let blob = SpecBlob {
         text: matches!(spec.input.body, Body::Text(_)),
         content_type: spec.input.content_type.to_string(),
@@ -307,6 +316,8 @@ pub(crate) fn encode_spec(spec: &Spec) -> Option<Vec<u8>> {
         finish_by_ms: spec.finish_by.map(|at| at.0),
         retry: encode_retry(&spec.retry),
         attributes: encode_map(&spec.attributes),
+        origin_uid: origin_uid.unwrap_or_default(),
+        origin_index: origin.map_or(0, |origin| origin.index),
     };
     (blob != SpecBlob::default()).then(|| blob.encode_to_vec())
 }
@@ -316,9 +327,16 @@ pub(crate) fn decode_spec(
     id: Option<Box<str>>,
     spec: Option<&[u8]>,
     input: Vec<u8>,
-) -> Result<Spec, Box<dyn std::error::Error>> {
+) -> Result<(Spec, Option<ItemOrigin>), Box<dyn std::error::Error>> {
     let blob = spec.map(SpecBlob::decode).transpose()?.unwrap_or_default();
-    Ok(Spec {
+    let origin = match blob.origin_uid.as_slice() {
+        [] => None,
+        uid => Some(ItemOrigin {
+            batch: BatchUid(Uuid::from_slice(uid)?),
+            index: blob.origin_index,
+        }),
+    };
+    let spec = Spec {
         id,
         input: decode_payload(blob.text, blob.content_type, input)?,
         timeout: blob.timeout_nanos.map(Duration::from_nanos),
@@ -326,7 +344,8 @@ pub(crate) fn decode_spec(
         finish_by: blob.finish_by_ms.map(Timestamp),
         retry: decode_retry(blob.retry),
         attributes: decode_map(blob.attributes),
-    })
+    };
+    Ok((spec, origin))
 }
 
 /// Encodes what a result's row keeps beside its columns and its output.
@@ -516,6 +535,7 @@ mod tests {
             attempts in prop::option::of(any::<u32>()),
             jitter in prop::option::of(0.0..1.0f64),
             attribute in ".{0,8}",
+            origin in prop::option::of(any::<u32>()),
         ) {
             let spec = Spec {
                 id: Some("id".into()),
@@ -526,10 +546,11 @@ mod tests {
                 retry: RetrySettings { max_attempts: attempts, jitter, ..RetrySettings::default() },
                 attributes: BTreeMap::from([("a".into(), attribute.into())]),
             };
-            let blob = encode_spec(&spec);
+            let origin = origin.map(|index| ItemOrigin { batch: BatchUid(Uuid::nil()), index });
+            let blob = encode_spec(&spec, origin);
             let input = spec.input.bytes().to_vec();
             let back = decode_spec(spec.id.clone(), blob.as_deref(), input).expect("it was encoded");
-            prop_assert_eq!(back, spec);
+            prop_assert_eq!(back, (spec, origin));
         }
     }
 
@@ -562,6 +583,6 @@ mod tests {
 
     #[test]
     fn an_item_of_defaults_has_no_blob() {
-        assert_eq!(encode_spec(&Spec::default()), None);
+        assert_eq!(encode_spec(&Spec::default(), None), None);
     }
 }

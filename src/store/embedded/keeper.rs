@@ -17,7 +17,6 @@ use super::{Shared, StoreOptions};
 use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::domain::ids::BatchNo;
-use crate::domain::tally::Tally;
 use crate::store::StoreError;
 
 /// How often results are tried again while the disk is full.
@@ -32,10 +31,27 @@ pub(crate) struct Keeper {
     db: Connection,
     shared: Arc<Shared>,
     disk: Disk,
-    /// Cancelled batches whose remaining items have no record yet, in turn.
-    sweeps: VecDeque<BatchNo>,
+    chores: Chores,
+    /// Bytes of dead letters' items that the last transaction copied.
+    copied_bytes: usize,
     /// Since when the ballast is given up, or was last asked for.
     disk_full_since: Option<Instant>,
+}
+
+/// What is done a chunk a group, at low priority.
+#[derive(Debug, Default)]
+pub(crate) struct Chores {
+    /// Cancelled batches whose remaining items have no record yet, in turn.
+    pub(crate) sweeps: VecDeque<BatchNo>,
+    /// Redrives whose dead letters are not all copied yet, in turn.
+    pub(crate) copies: VecDeque<BatchNo>,
+}
+
+/// A chunk of each chore; whether more of it is left once it is staged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chunks {
+    sweep: Option<(BatchNo, bool)>,
+    copy: Option<(BatchNo, bool)>,
 }
 
 /// The store cannot go on; the process must end.
@@ -49,18 +65,19 @@ pub(crate) struct Alarm(Option<CancellationToken>);
 type Outcomes = Vec<Result<Answer, StoreError>>;
 
 impl Keeper {
-    /// A keeper of the store that `db` writes; `sweeps` are the cancels that a restart interrupted.
+    /// A keeper of the store that `db` writes; the chores are those that a restart interrupted.
     pub(crate) fn new(
         db: Connection,
         shared: Arc<Shared>,
         options: &StoreOptions,
-        sweeps: VecDeque<BatchNo>,
+        chores: Chores,
     ) -> Self {
         Self {
             db,
             shared,
             disk: Disk::new(&options.data_dir, options.reserve),
-            sweeps,
+            chores,
+            copied_bytes: 0,
             disk_full_since: None,
         }
     }
@@ -76,9 +93,30 @@ impl Keeper {
         Alarm(Some(self.shared.fatal.clone()))
     }
 
-    /// Whether records of a cancel are still to be written.
-    pub(crate) fn has_sweeps(&self) -> bool {
-        !self.sweeps.is_empty()
+    /// Whether there is something to do that nobody waits for.
+    pub(crate) fn has_chores(&self) -> bool {
+        let first = self.next_chunks();
+        first.sweep.is_some() || first.copy.is_some()
+    }
+
+    /// Whether there is, but only once the disk has room again.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        !self.chores.copies.is_empty() && !self.has_room()
+    }
+
+    /// Whether the disk has room for new work.
+    fn has_room(&self) -> bool {
+        self.disk_full_since.is_none() && !self.disk.is_low()
+    }
+
+    /// The chunks to stage next. What room is left on a full disk is not for copies.
+    fn next_chunks(&self) -> Chunks {
+        let has_room = self.has_room();
+        let first = |queue: &VecDeque<BatchNo>| queue.front().map(|&no| (no, true));
+        Chunks {
+            sweep: first(&self.chores.sweeps),
+            copy: first(&self.chores.copies).filter(|_| has_room),
+        }
     }
 
     /// Commits a group, publishes it and answers. `more` is asked for what came meanwhile if the
@@ -95,10 +133,8 @@ impl Keeper {
             // What room there is belongs to results until the ballast is back.
             refuse_new_work(&mut group);
         }
-        if group
-            .iter()
-            .any(|operation| operation.request.is_new_work())
-        {
+        let brings_work = |operation: &Operation| operation.request.is_new_work();
+        if group.iter().any(brings_work) || !self.chores.copies.is_empty() {
             self.disk.look(clock::instant(), Room::of);
         }
         loop {
@@ -118,7 +154,7 @@ impl Keeper {
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                     self.make_room();
                     refuse_new_work(&mut group);
-                    if group.is_empty() && self.sweeps.is_empty() {
+                    if group.is_empty() && self.chores.sweeps.is_empty() {
                         return Ok(());
                     }
                     if self.shared.closing.load(Ordering::Relaxed) {
@@ -139,6 +175,7 @@ impl Keeper {
 
     /// What is due between two transactions.
     pub(crate) fn after_commit(&mut self, bytes: usize) -> Result<(), Fatal> {
+        let bytes = bytes + std::mem::take(&mut self.copied_bytes);
         self.shared.checkpoints.note_commit(bytes);
         self.disk.note_written(bytes);
         if self.shared.checkpoints.take_request()
@@ -179,23 +216,23 @@ impl Keeper {
             disk_is_low: self.disk.is_low(),
         };
         let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission);
-        let mut swept = Vec::new();
-        let outcome = stage_all(&mut staged, group, self.sweeps.front().copied(), &mut swept)
-            .and_then(|outcomes| {
-                self.db
-                    .prepare_cached("COMMIT")?
-                    .execute([])
-                    .map(|_| outcomes)
-            });
+        let mut chunks = self.next_chunks();
+        let outcome = stage_all(&mut staged, group, &mut chunks).and_then(|outcomes| {
+            self.db
+                .prepare_cached("COMMIT")?
+                .execute([])
+                .map(|_| outcomes)
+        });
         match outcome {
             Ok(outcomes) => {
                 let took = clock::instant().duration_since(began);
                 let metrics = &self.shared.metrics;
                 metrics.store_commit.observe(took.as_secs_f64());
-                for (no, more) in swept {
-                    self.sweeps.pop_front();
-                    if more {
-                        self.sweeps.push_back(no);
+                let Chores { sweeps, copies } = &mut self.chores;
+                for (chunk, queue) in [(chunks.sweep, sweeps), (chunks.copy, copies)] {
+                    if let Some((no, more)) = chunk {
+                        queue.pop_front();
+                        queue.extend(more.then_some(no));
                     }
                 }
                 Ok((outcomes, staged.into_effects()))
@@ -225,11 +262,13 @@ impl Keeper {
             let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
             effects.apply(&mut scheduler, now)
         };
-        self.count(accepted, effects.tally);
+        self.count(accepted, &effects);
+        self.copied_bytes = effects.copied_bytes;
         for (batch, pause) in effects.policy_paused {
             tracing::warn!(%batch, reason = %pause.why, "a batch is paused: too much of it failed");
         }
-        self.sweeps.extend(effects.ending);
+        self.chores.sweeps.extend(effects.ending);
+        self.chores.copies.extend(effects.copying);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
         for queue in &queues {
@@ -240,12 +279,17 @@ impl Keeper {
         }
     }
 
-    fn count(&self, accepted: u64, ended: Tally) {
+    fn count(&self, accepted: u64, effects: &Effects) {
         let metrics = &self.shared.metrics;
         metrics.items_accepted.inc_by(accepted);
-        for (state, items) in ended.by_state() {
+        for (state, items) in effects.tally.by_state() {
             metrics.ended(state.name(), items);
         }
+        for (queue, &letters) in &effects.dead {
+            metrics.died(queue.as_str(), letters);
+        }
+        metrics.dead_letters_redriven.inc_by(effects.redriven);
+        metrics.dead_letters_purged.inc_by(effects.purged);
     }
 
     fn make_room(&mut self) {
@@ -290,8 +334,7 @@ impl Drop for Alarm {
 fn stage_all(
     staged: &mut Group<'_>,
     group: &[Operation],
-    sweep: Option<BatchNo>,
-    swept: &mut Vec<(BatchNo, bool)>,
+    chunks: &mut Chunks,
 ) -> rusqlite::Result<Outcomes> {
     let mut outcomes = Vec::with_capacity(group.len());
     for operation in group {
@@ -301,8 +344,11 @@ fn stage_all(
             Err(Refusal::Failed(error)) => return Err(error),
         }
     }
-    if let Some(no) = sweep {
-        swept.push((no, staged.sweep(no)?));
+    if let Some((no, more)) = &mut chunks.sweep {
+        *more = staged.sweep(*no)?;
+    }
+    if let Some((no, more)) = &mut chunks.copy {
+        *more = staged.copy(*no)?;
     }
     staged.close()?;
     Ok(outcomes)

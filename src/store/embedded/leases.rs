@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::rows::StoredItem;
 use super::scheduler::{Demand, Grant};
 use super::{Store, rows};
 use crate::base::{clock, entropy, limits, tasks};
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
-use crate::domain::item::ItemSpec;
 use crate::store::{Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
 
 impl Store {
@@ -121,7 +121,7 @@ impl Store {
     async fn read_specs(
         &self,
         grants: &[Grant],
-    ) -> Result<HashMap<ItemKey, Result<ItemSpec, Damaged>>, StoreError> {
+    ) -> Result<HashMap<ItemKey, Result<StoredItem, Damaged>>, StoreError> {
         let mut keys: Vec<_> = grants.iter().map(|grant| grant.token.item).collect();
         keys.sort_unstable();
         self.0
@@ -131,7 +131,7 @@ impl Store {
                 for batch in keys.chunk_by(|left, right| left.batch == right.batch) {
                     let no = batch[0].batch;
                     let indexes: Vec<_> = batch.iter().map(|key| key.index).collect();
-                    for (index, spec) in rows::items(db, no, &indexes)? {
+                    for (index, spec) in rows::stored_items(db, no, &indexes)? {
                         specs.insert(ItemKey { batch: no, index }, spec);
                     }
                 }
@@ -144,13 +144,15 @@ impl Store {
 /// Makes leases of what was granted; answers the ends of items that are not worth an attempt any more.
 fn sort_out(
     grants: Vec<Grant>,
-    mut specs: HashMap<ItemKey, Result<ItemSpec, Damaged>>,
+    mut specs: HashMap<ItemKey, Result<StoredItem, Damaged>>,
     leases: &mut Vec<Lease>,
 ) -> Vec<Settlement> {
     let granted = clock::now();
     let mut stale = Vec::new();
     for grant in grants {
-        let spec = specs.remove(&grant.token.item).unwrap_or(Err(Damaged));
+        let item = specs.remove(&grant.token.item).unwrap_or(Err(Damaged));
+        let origin = item.as_ref().ok().and_then(|item| item.origin);
+        let spec = item.map(|item| item.spec);
         let began = grant.past.attempts > 0;
         if let Ok(spec) = &spec
             && let Some(late) = spec.overdue(began, granted)
@@ -163,6 +165,7 @@ fn sort_out(
         }
         leases.push(Lease {
             spec,
+            origin,
             token: grant.token,
             head: grant.head,
             spent: grant.past.spent,

@@ -11,6 +11,7 @@
 mod census;
 mod checkpoint;
 mod codec;
+mod copies;
 #[cfg(test)]
 mod damage;
 mod data_dir;
@@ -21,6 +22,7 @@ mod id_index;
 mod in_flight;
 mod keeper;
 mod leases;
+mod letters;
 mod operation;
 mod queues;
 mod reader;
@@ -42,7 +44,7 @@ use self::checkpoint::{Checkpointer, Checkpoints};
 use self::data_dir::{DataDir, damage};
 use self::hints::Hints;
 use self::in_flight::InFlight;
-use self::keeper::Keeper;
+use self::keeper::{Chores, Keeper};
 use self::operation::{Answer, Request};
 use self::reader::Readers;
 use self::scheduler::Scheduler;
@@ -225,7 +227,11 @@ impl Store {
             ballast: options.reserve.is_some(),
             metrics: Arc::clone(&options.metrics),
         });
-        let mut keeper = Keeper::new(db, Arc::clone(&shared), options, restored.sweeps);
+        let chores = Chores {
+            sweeps: restored.sweeps,
+            copies: restored.copies,
+        };
+        let mut keeper = Keeper::new(db, Arc::clone(&shared), options, chores);
         if !restored.unrecorded.is_empty() && keeper.finish(restored.unrecorded).is_err() {
             return Err(io(std::io::Error::other(
                 "recording what ended with the last run failed",

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::batch::Batch;
+use crate::domain::dead_letter::LetterPlace;
 use crate::domain::ids::{BatchNo, QueueName};
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::Pause;
-use crate::store::{CancelCounts, Content, Created, NewBatch, Settlement, StoreError, Verdict};
+use crate::store::{
+    CancelCounts, Content, Created, NewBatch, Redrive, Settlement, StoreError, Verdict,
+};
 
 /// What is asked of the writer.
 #[derive(Debug)]
@@ -46,6 +49,10 @@ pub(crate) enum Request {
         items: Option<Vec<u32>>,
         reason: Box<str>,
     },
+    /// Runs dead letters again, in a new batch.
+    Redrive(Box<Redrive>),
+    /// Takes dead letters off the list.
+    Purge(Vec<LetterPlace>),
 }
 
 /// What it answers.
@@ -56,6 +63,7 @@ pub(crate) enum Answer {
     Batch(Box<Batch>),
     Settled(Vec<Verdict>),
     Cancelled(CancelCounts),
+    Purged(u32),
     Done,
 }
 
@@ -72,7 +80,10 @@ pub(crate) struct Operation {
 impl Request {
     /// Whether it brings new work, which is refused first when room is short.
     pub(crate) fn is_new_work(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Append { .. })
+        matches!(
+            self,
+            Self::Create(_) | Self::Append { .. } | Self::Redrive(_)
+        )
     }
 
     /// Bytes of payload that it holds while it waits, about.
@@ -86,7 +97,7 @@ impl Request {
         match self {
             Self::Create(batch) => match &batch.content {
                 Content::Whole(items) => of_items(items),
-                Content::Appended(_) => 0,
+                Content::Appended(_) | Content::Copied(_) => 0,
             },
             Self::Append { items, .. } => of_items(items),
             Self::Settle(settlements) => {
@@ -97,7 +108,9 @@ impl Request {
             | Self::EndInterrupted { .. }
             | Self::Pause { .. }
             | Self::PauseQueue { .. }
-            | Self::Cancel { .. } => 0,
+            | Self::Cancel { .. }
+            | Self::Redrive(_)
+            | Self::Purge(_) => 0,
         }
     }
 }

@@ -221,7 +221,7 @@ impl Store {
         hashes.iter().map(suspects).collect()
     }
 
-    fn count_running(&self, batch: &mut Batch) {
+    pub(super) fn count_running(&self, batch: &mut Batch) {
         let scheduler = self
             .0
             .shared

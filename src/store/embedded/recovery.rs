@@ -5,7 +5,7 @@
 //! ran). The in-flight file then tells which items were running: each gets a crash mark and is
 //! pending again, no attempt charged. Finished batches cost nothing here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -20,7 +20,7 @@ use super::scheduler::{LiveBatch, Past, Scheduler};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ids::{BatchName, BatchNo, BatchUid, ItemKey, QueueName};
+use crate::domain::ids::{BatchName, BatchNo, ItemKey, ItemOrigin, QueueName};
 use crate::domain::item::TerminalState;
 
 /// What a start found.
@@ -43,10 +43,8 @@ pub struct Recovered {
 /// An item whose processes may have outlived the one that started them.
 #[derive(Clone, Debug)]
 pub struct Orphan {
-    /// Its batch.
-    pub batch_uid: BatchUid,
-    /// Its index.
-    pub index: u32,
+    /// The item that its idempotency key names.
+    pub origin: ItemOrigin,
 }
 
 /// Items with a past and when their next turn is.
@@ -58,6 +56,8 @@ pub(crate) struct Restored {
     pub(crate) scheduler: Scheduler,
     /// Cancelled batches whose remaining items have no record yet.
     pub(crate) sweeps: VecDeque<BatchNo>,
+    /// Batches into which dead letters are still to be copied.
+    pub(crate) copies: VecDeque<BatchNo>,
     /// What ended with the last process and has no record yet: items that were cancelled while they
     /// ran, and those that ran and may not run again.
     pub(crate) unrecorded: Vec<Request>,
@@ -75,7 +75,9 @@ pub(crate) fn recover(
         mut sweeps,
         mut unrecorded,
         mut found,
+        ..
     } = Restored::default();
+    let mut copies: BTreeSet<BatchNo> = rows::redrives(db)?.into_iter().collect();
     let mut running: HashMap<BatchNo, Vec<Interrupted>> = HashMap::new();
     for slot in interrupted {
         running
@@ -93,10 +95,8 @@ pub(crate) fn recover(
         for slot in running.remove(&no).unwrap_or_default() {
             mark_crash(db, &batch, &mut pasts, &slot, now)?;
             found.interrupted_items += 1;
-            found.orphans.push(Orphan {
-                batch_uid: batch.head.uid,
-                index: slot.token.item.index,
-            });
+            let origin = origin(db, &batch, slot.token.item)?;
+            found.orphans.push(Orphan { origin });
         }
         found.live_batches += 1;
         let unfinished = u64::from(batch.total - batch.tally.terminal());
@@ -123,6 +123,10 @@ pub(crate) fn recover(
         if state == BatchState::Cancelling {
             sweeps.push_back(no);
         }
+        if state == BatchState::Open && row.batch.head.source.is_some() {
+            // Whatever its row in `redrives` says, nobody else seals it.
+            copies.insert(no);
+        }
         // What is left of a batch that ends early is recorded for that.
         if state != BatchState::Cancelling {
             unrecorded.extend(ends(no, cancelled, interrupted));
@@ -131,6 +135,7 @@ pub(crate) fn recover(
     Ok(Restored {
         scheduler,
         sweeps,
+        copies: copies.into_iter().collect(),
         unrecorded,
         found,
     })
@@ -328,6 +333,20 @@ fn mark_crash(
     }
     *due = now;
     Ok(())
+}
+
+/// The item whose idempotency key this one has: itself, unless it is the copy of a dead letter.
+fn origin(db: &Connection, batch: &LiveBatch, item: ItemKey) -> Result<ItemOrigin, Error> {
+    let own = ItemOrigin {
+        batch: batch.head.uid,
+        index: item.index,
+    };
+    if batch.head.source.is_none() {
+        return Ok(own);
+    }
+    let stored = rows::stored_items(db, item.batch, &[item.index])?;
+    let copied = stored.into_iter().find_map(|(_, item)| item.ok()?.origin);
+    Ok(copied.unwrap_or(own))
 }
 
 /// The item's own limit of crashes, if it has one.

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -13,6 +14,12 @@ use super::keeper::Keeper;
 use super::operation::{Answer, Operation, Request};
 use crate::base::{clock, limits, tasks};
 use crate::store::StoreError;
+
+/// How often the disk is looked at when all there is to do waits for room on it.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the queue is looked at meanwhile.
+const QUEUE_LOOK: Duration = Duration::from_millis(5);
 
 /// The queue into the thread.
 #[derive(Debug)]
@@ -100,17 +107,18 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>) {
     // If this thread ends in any way but the planned one, the server must not go on.
     let alarm = keeper.alarm();
     loop {
-        let first = if keeper.has_sweeps() {
-            match operations.try_recv() {
-                Ok(first) => Some(first),
-                Err(mpsc::error::TryRecvError::Empty) => None,
-                Err(mpsc::error::TryRecvError::Disconnected) => break,
-            }
+        let next = if keeper.has_chores() {
+            operations.try_recv()
+        } else if keeper.waits_for_room() {
+            recv_within(&mut operations, ROOM_PAUSE)
         } else {
-            match operations.blocking_recv() {
-                Some(first) => Some(first),
-                None => break,
-            }
+            let next = operations.blocking_recv();
+            next.ok_or(mpsc::error::TryRecvError::Disconnected)
+        };
+        let first = match next {
+            Ok(first) => Some(first),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => break,
         };
         let group = gather(first, &mut operations);
         let bytes: usize = group.iter().map(|operation| operation.bytes).sum();
@@ -128,6 +136,23 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>) {
     }
     keeper.shut();
     alarm.disarm();
+}
+
+/// The next operation, if one comes within `patience`. The queue cannot be waited for with a limit, so
+/// it is looked at now and again.
+fn recv_within(
+    operations: &mut mpsc::Receiver<Operation>,
+    patience: Duration,
+) -> Result<Operation, mpsc::error::TryRecvError> {
+    let until = clock::instant() + patience;
+    loop {
+        match operations.try_recv() {
+            Err(mpsc::error::TryRecvError::Empty) if clock::instant() < until => {
+                std::thread::park_timeout(QUEUE_LOOK);
+            }
+            next => return next,
+        }
+    }
 }
 
 fn gather(first: Option<Operation>, operations: &mut mpsc::Receiver<Operation>) -> Vec<Operation> {

@@ -2,6 +2,7 @@
 
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use sooner::wire::admin_service_client::AdminServiceClient;
 use sooner::wire::batch_service_client::BatchServiceClient;
 use sooner::wire::{
     Batch, CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, GetBatchRequest,
@@ -34,6 +35,8 @@ pub(crate) fn raw_stub(server: &Server) -> RawStub {
 pub(crate) struct Client {
     /// For everything that has no shorthand here.
     pub(crate) stub: Stub,
+    /// The same for operators.
+    pub(crate) admin: AdminServiceClient<Channel>,
 }
 
 /// What the headers of a submit say.
@@ -121,7 +124,8 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = within(endpoint.connect()).await.unwrap();
         Self {
-            stub: BatchServiceClient::new(channel).max_decoding_message_size(16 << 20),
+            stub: BatchServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
+            admin: AdminServiceClient::new(channel),
         }
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod gate;
 pub(crate) mod gates;
 pub(crate) mod history;
+pub(crate) mod letters;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod ops;

@@ -1,12 +1,14 @@
 //! Requests into domain values. Everything a caller can get wrong is found out here.
 
 mod items;
+mod letters;
 mod options;
 mod upload;
 
 use std::time::Duration;
 
 use self::items::items;
+pub(super) use self::letters::{LetterFields, letters, purge, redrive};
 use self::options::options;
 pub(super) use self::upload::{chunk, start};
 use super::input_limits::InputLimits;
@@ -58,6 +60,19 @@ pub(crate) fn submission(
         Some(interval) => progress(&mut wrong, "progress_interval", interval),
     };
     wrong.or((submission, progress))
+}
+
+/// How many rows a page has.
+pub(crate) fn page_rows(wrong: &mut Violations, page_size: i32) -> usize {
+    match usize::try_from(page_size) {
+        Ok(0) => limits::PAGE_ROWS_DEFAULT,
+        Ok(rows) => rows.min(limits::PAGE_ROWS_MAX),
+        Err(_) => {
+            let message = format!("{page_size} is negative; 0 leaves it to the server");
+            wrong.add(INVALID_FIELD, "page_size", message);
+            limits::PAGE_ROWS_DEFAULT
+        }
+    }
 }
 
 /// A batch id that must be there.

@@ -58,6 +58,7 @@ fn attempt(input: Payload) -> Attempt {
         number: 2,
         deadline: Timestamp(1_500),
         stop: CancellationToken::new(),
+        origin: None,
         slot: None,
     }
 }

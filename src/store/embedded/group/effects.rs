@@ -1,5 +1,7 @@
 //! What a group changes once it is durable, and not before.
 
+use std::collections::BTreeMap;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Timestamp;
@@ -25,6 +27,16 @@ pub(crate) struct Effects {
     pub(crate) resumed: Vec<(ItemKey, Past, Timestamp)>,
     /// Items that got their result, by state.
     pub(crate) tally: Tally,
+    /// Items that became dead letters, by queue.
+    pub(crate) dead: BTreeMap<QueueName, u64>,
+    /// Dead letters that are run again.
+    pub(crate) redriven: u64,
+    /// Bytes of their items.
+    pub(crate) copied_bytes: usize,
+    /// Dead letters that were taken off the list.
+    pub(crate) purged: u64,
+    /// Redrives of which more is to be copied.
+    pub(crate) copying: Vec<BatchNo>,
     /// Items whose lease or life is over.
     pub(crate) ended: Vec<ItemKey>,
     /// Whom to ask to stop.

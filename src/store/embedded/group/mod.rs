@@ -11,6 +11,7 @@ mod cancel;
 mod early;
 mod effects;
 mod pause;
+mod redrive;
 mod settle;
 mod stale;
 mod submit;
@@ -141,6 +142,13 @@ impl<'a> Group<'a> {
                 self.pause_queue(queue, pause.as_deref())?;
                 Ok(Answer::Done)
             }
+            Request::Redrive(redrive) => self
+                .redrive(redrive)
+                .map(|created| Answer::Created(Box::new(created))),
+            Request::Purge(letters) => {
+                let purged = self.purge(letters)?;
+                Ok(Answer::Purged(purged))
+            }
             Request::Cancel {
                 batch,
                 items,
@@ -247,6 +255,8 @@ impl<'a> Group<'a> {
                 .expect("a batch is let go only after a commit");
             if let Ending::Failed(error) | Ending::Expired(error) = &record.ending {
                 Arc::make_mut(&mut batch.failures).count(&error.reason);
+                let queue = batch.head.queue.clone();
+                *self.effects.dead.entry(queue).or_default() += 1;
             }
             let options = &batch.head.options;
             options.enough.is_some() || options.failure_policy.is_some()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Group, Refusal, lock};
-use crate::domain::batch::{BatchHead, BatchState};
-use crate::domain::ids::BatchId;
+use crate::domain::batch::{Batch, BatchHead, BatchState};
+use crate::domain::ids::{BatchId, BatchNo};
 use crate::domain::item::ItemSpec;
 use crate::store::embedded::rows::{self, BatchRow};
 use crate::store::embedded::scheduler::LiveBatch;
@@ -13,16 +13,12 @@ use crate::store::{Content, Created, Mismatch, NewBatch, StoreError};
 impl Group<'_> {
     pub(super) fn create(&mut self, new: &NewBatch) -> Result<Created, Refusal> {
         if let Some(row) = self.earlier(new)? {
-            let mut batch = row.batch;
-            if let Some(live) = lock(self.scheduler).batch(batch.head.no) {
-                batch.running = live.running();
-            }
-            return Ok(Created::Existing(batch));
+            return Ok(Created::Existing(self.standing(row)));
         }
         self.admission.check()?;
         let (items, state): (&[ItemSpec], _) = match &new.content {
             Content::Whole(items) => (items, BatchState::Running),
-            Content::Appended(_) => (&[], BatchState::Open),
+            Content::Appended(_) | Content::Copied(_) => (&[], BatchState::Open),
         };
         let total = u32::try_from(items.len()).expect("the caller bounds a submit");
         let no = rows::insert_batch(self.db, new, state, self.now)?;
@@ -31,7 +27,24 @@ impl Group<'_> {
             ids.sort_unstable();
             rows::insert_run(self.db, no, &ids)?;
         }
-        let head = BatchHead {
+        let batch = LiveBatch::new(Arc::new(self.head(no, new)), state, total);
+        let snapshot = batch.snapshot();
+        self.effects.admitted.push(batch);
+        Ok(Created::New(snapshot))
+    }
+
+    /// A batch that had come before, as it stands.
+    pub(super) fn standing(&self, row: BatchRow) -> Batch {
+        let mut batch = row.batch;
+        if let Some(live) = lock(self.scheduler).batch(batch.head.no) {
+            batch.running = live.running();
+        }
+        batch
+    }
+
+    /// What never changes of a batch that comes in.
+    pub(super) fn head(&self, no: BatchNo, new: &NewBatch) -> BatchHead {
+        BatchHead {
             no,
             tenant: new.tenant.clone(),
             id: new.id.clone().unwrap_or_else(|| BatchId::from(new.uid)),
@@ -40,12 +53,9 @@ impl Group<'_> {
             options: new.options.clone(),
             on_disconnect: new.on_disconnect,
             upload: new.content.upload(),
+            source: new.content.source().cloned(),
             created: self.now,
-        };
-        let batch = LiveBatch::new(Arc::new(head), state, total);
-        let snapshot = batch.snapshot();
-        self.effects.admitted.push(batch);
-        Ok(Created::New(snapshot))
+        }
     }
 
     /// The batch that the keys of a submit name, if there is one and it has the same content.

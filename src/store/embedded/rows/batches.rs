@@ -16,7 +16,8 @@ use crate::store::embedded::codec;
 use crate::store::{Content, Key, Keys, Mismatch, NewBatch, StoreError};
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
-     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures, tenant";
+     created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures, tenant, \
+     source_id";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub(crate) fn insert_batch(
     let (items, kind) = match &new.content {
         Content::Whole(items) => (items.len(), 0),
         Content::Appended(_) => (0, 1),
+        Content::Copied(_) => (0, 2),
     };
     let options = codec::encode_settings(&codec::Settings {
         options: new.options.clone(),
@@ -47,7 +49,7 @@ pub(crate) fn insert_batch(
     cached(
         db,
         "INSERT INTO batches(tenant, public_id, request_id, uid, fingerprint, kind, state, items, \
-         created_ms, queue, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+         created_ms, queue, source_id, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
         new.tenant.as_str(),
@@ -60,6 +62,7 @@ pub(crate) fn insert_batch(
         i64::try_from(items).unwrap_or(i64::MAX),
         now.0,
         new.queue.as_str(),
+        new.content.source().map(BatchId::as_str),
         crc(&[uid, &options]),
         options,
     ])?;
@@ -189,6 +192,7 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     let settings =
         codec::decode_settings(&options).map_err(|_| damaged(13, "options of a batch"))?;
     let appended = row.get::<_, i64>(17)? == 1;
+    let source = row.get_ref(22)?.as_str_or_null()?.map(BatchId::parse);
     let state =
         BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
     let paused = match row.get_ref(18)?.as_str_or_null()? {
@@ -215,6 +219,9 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
         options: settings.options,
         on_disconnect: settings.on_disconnect,
         upload: appended.then_some(settings.upload),
+        source: source
+            .transpose()
+            .map_err(|_| damaged(22, "source of a batch"))?,
         created: Timestamp(row.get(9)?),
     };
     Ok(BatchRow {

@@ -9,7 +9,10 @@ use crate::domain::item::ItemSpec;
 use crate::store::embedded::id_index::{Entry, Suspects};
 
 /// The entries of items from `first` on; `None` if they have no ids.
-pub(crate) fn entries(first: u32, items: &[ItemSpec]) -> Option<Vec<Entry>> {
+pub(crate) fn entries<'a>(
+    first: u32,
+    items: impl IntoIterator<Item = &'a ItemSpec>,
+) -> Option<Vec<Entry>> {
     let entry = |(index, item): (u32, &ItemSpec)| Some((id_hash(item.id.as_deref()?), index));
     (first..).zip(items).map(entry).collect()
 }

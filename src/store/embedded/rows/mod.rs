@@ -5,7 +5,9 @@ mod batches;
 mod item_ids;
 mod item_times;
 mod items;
+mod letters;
 mod queues;
+mod redrives;
 mod results;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode};
@@ -20,8 +22,18 @@ pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
 };
 pub(crate) use self::item_times::{TimeRow, due_times, is_time_due, put_time_off, remove_time};
-pub(crate) use self::items::{client_ids, insert_items, items, items_within, last_item};
+pub(crate) use self::items::{
+    StoredItem, client_ids, insert_items, insert_stored_items, items, items_within, last_item,
+    stored_items,
+};
+pub(crate) use self::letters::{
+    Gone, Stretch, letter, mark_purged, mark_redriven, newest_letter, oldest_letter, packed,
+    standing,
+};
 pub(crate) use self::queues::{pause_queue, paused_queues, resume_queue};
+pub(crate) use self::redrives::{
+    RedriveRow, end_redrive, insert_redrive, move_redrive, redrive, redrives,
+};
 pub(crate) use self::results::{
     Reach, insert_result, result_of, results, terminal_indexes, unattempted,
 };

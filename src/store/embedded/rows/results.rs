@@ -11,7 +11,8 @@ use crate::domain::ids::{BatchNo, ItemKey, Sequence};
 use crate::domain::item::{Ending, Record, TerminalState};
 use crate::store::embedded::codec::{self, ResultMeta};
 
-const RESULT_COLUMNS: &str = "id, item, state, attempts, finished_ms, meta, crc, output";
+/// What [`read_result`] reads, in its order.
+pub(super) const RESULT_COLUMNS: &str = "id, item, state, attempts, finished_ms, meta, crc, output";
 
 /// Inserts a result under its sequence.
 pub(crate) fn insert_result(
@@ -143,7 +144,7 @@ fn salvage(
 
 /// The index of the item whose result has that sequence: the unique index knows without the row.
 /// An index no item has if that is damaged too.
-fn index_at(db: &Connection, batch: BatchNo, sequence: u32) -> Sql<u32> {
+pub(super) fn index_at(db: &Connection, batch: BatchNo, sequence: u32) -> Sql<u32> {
     // The plus keeps SQLite from looking for the row by its id.
     let sql = "SELECT item FROM results INDEXED BY sqlite_autoindex_results_1 \
                WHERE item>=? AND item<=? AND +id=?";
@@ -156,7 +157,7 @@ fn index_at(db: &Connection, batch: BatchNo, sequence: u32) -> Sql<u32> {
 }
 
 /// What is shown of a record that cannot be read at all.
-fn lost(sequence: Sequence, index: u32) -> Record {
+pub(super) fn lost(sequence: Sequence, index: u32) -> Record {
     let (ending, _) = corrupt(None);
     Record {
         sequence,
@@ -179,7 +180,7 @@ pub(crate) fn result_of(db: &Connection, item: ItemKey) -> Sql<Option<(Record, u
                 .optional()?;
             Ok(id.map(|id| (lost(Sequence(lower_half(id)), item.index), 0)))
         }
-        read => read,
+        read => Ok(read?.map(|(record, nonce)| (record, nonce.unwrap_or_default()))),
     }
 }
 
@@ -213,7 +214,8 @@ fn result_crc(numbers: [i64; 5], meta: &[u8], output: &[u8]) -> i64 {
     crc(&[numbers.as_flattened(), meta, output])
 }
 
-fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
+/// The record of a row, and the nonce of the attempt that recorded it unless the row is damaged.
+pub(super) fn read_result(row: &Row<'_>) -> Sql<(Record, Option<u128>)> {
     let (id, item): (i64, i64) = (row.get(0)?, row.get(1)?);
     let (state, attempts, finished): (i64, u32, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
     let meta = row.get_ref(5)?.as_blob()?;
@@ -226,6 +228,7 @@ fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
         }
         Some(_) | None => None,
     };
+    let nonce = decoded.as_ref().map(|(_, meta)| meta.nonce);
     let (ending, meta) = decoded.unwrap_or_else(|| corrupt(terminal));
     let record = Record {
         sequence: Sequence(lower_half(id)),
@@ -238,7 +241,7 @@ fn read_result(row: &Row<'_>) -> Sql<(Record, u128)> {
         ran: meta.ran,
         finished: Timestamp(finished),
     };
-    Ok((record, meta.nonce))
+    Ok((record, nonce))
 }
 
 /// The index or sequence in a packed key.

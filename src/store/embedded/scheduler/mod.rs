@@ -130,7 +130,7 @@ impl Scheduler {
     /// The batches that take more items.
     pub(crate) fn open_uploads(&self) -> Vec<Batch> {
         let open = self.batches.values();
-        open.filter(|batch| batch.state == BatchState::Open)
+        open.filter(|batch| batch.state == BatchState::Open && batch.head.upload.is_some())
             .map(LiveBatch::snapshot)
             .collect()
     }

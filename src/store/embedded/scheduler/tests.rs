@@ -40,6 +40,7 @@ impl Story {
             options,
             on_disconnect: OnDisconnect::Continue,
             upload: None,
+            source: None,
             created: self.now,
         };
         self.scheduler.admit(

@@ -1,0 +1,128 @@
+//! `sooner.v1.AdminService`: each call is convert, ask the engine, render.
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, LetterFields};
+use super::deadline::Deadline;
+use super::page_token::Asked;
+use super::render;
+use super::tenancy::Tenancy;
+use super::violations::Violations;
+use crate::domain::dead_letter::LetterPlace;
+use crate::domain::ids::{ItemKey, Sequence, Tenant};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::wire::admin_service_server::AdminService;
+use crate::wire::{
+    ListDeadLettersRequest, ListDeadLettersResponse, PurgeDeadLettersRequest,
+    PurgeDeadLettersResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct AdminApi {
+    engine: Engine,
+    tenancy: Tenancy,
+}
+
+impl AdminApi {
+    /// A service of `engine`, whose calls act for tenants as `tenancy` says.
+    pub fn new(engine: Engine, tenancy: Tenancy) -> Self {
+        Self { engine, tenancy }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminApi {
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let request = request.into_inner();
+        let asked = asked(&tenant, &request);
+        let mut wrong = Violations::default();
+        let rows = convert::page_rows(&mut wrong, request.page_size);
+        let after = asked.place(&mut wrong, &request.page_token);
+        let fields = LetterFields {
+            queue: request.queue,
+            batch_id: request.batch_id,
+            reason: request.reason,
+            states: request.states,
+            before: request.before,
+            redriven: request.include_redriven,
+        };
+        let query = convert::letters(&mut wrong, tenant, &fields);
+        let (query, after) = wrong.or((query, after.and_then(unpacked)))?;
+        let found = self.engine.dead_letters(&query, after, rows);
+        let page = deadline.bound(found).await?;
+        let next = page.next.map(|place| asked.token(packed(place)));
+        Ok(Response::new(ListDeadLettersResponse {
+            reasons: render::failure_reasons(&page.reasons),
+            reasons_partial: page.reasons_partial,
+            dead_letters: page.letters.into_iter().map(render::dead_letter).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<RedriveDeadLettersRequest>,
+    ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let redrive = convert::redrive(tenant, request.into_inner())?;
+        let batch = deadline.bound(self.engine.redrive(redrive)).await?;
+        let batch = Some(render::batch(&batch));
+        Ok(Response::new(RedriveDeadLettersResponse { batch }))
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<PurgeDeadLettersRequest>,
+    ) -> Result<Response<PurgeDeadLettersResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let (query, item_ids) = convert::purge(tenant, request.into_inner())?;
+        let purged_count = deadline.bound(self.engine.purge(&query, item_ids)).await?;
+        Ok(Response::new(PurgeDeadLettersResponse { purged_count }))
+    }
+}
+
+/// What a list is asked for, the page apart.
+fn asked(tenant: &Tenant, request: &ListDeadLettersRequest) -> Asked {
+    let before = request
+        .before
+        .map(|time| [time.seconds, time.nanos.into()].map(i64::to_le_bytes));
+    let states: Vec<_> = request
+        .states
+        .iter()
+        .flat_map(|state| state.to_le_bytes())
+        .collect();
+    Asked::of("ListDeadLetters")
+        .with(tenant.as_str())
+        .with(&request.queue)
+        .with(&request.batch_id)
+        .with(&request.reason)
+        .with(states)
+        .with(before.unwrap_or_default().as_flattened())
+        .with([
+            u8::from(before.is_some()),
+            u8::from(request.include_redriven),
+        ])
+}
+
+fn packed(place: LetterPlace) -> i64 {
+    ItemKey {
+        batch: place.batch,
+        index: place.sequence.0,
+    }
+    .packed()
+}
+
+fn unpacked(place: i64) -> Option<LetterPlace> {
+    let ItemKey { batch, index } = ItemKey::unpack(place)?;
+    let sequence = Sequence(index);
+    Some(LetterPlace { batch, sequence })
+}

@@ -1,0 +1,147 @@
+//! `sooner dead redrive`: dead letters of a batch run again in a new one.
+
+use crate::base::{entropy, tasks};
+use crate::cli::connect::{AdminStub, ServerArguments};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::following::Order;
+use crate::cli::get::{Lines, json, out};
+use crate::cli::json::BatchJson;
+use crate::cli::output::{Form, ResultArguments, streamed};
+use crate::cli::tell;
+use crate::cli::watch::{Target, watch};
+use crate::wire;
+
+/// Run dead letters of a batch again, in a new batch
+///
+/// The new batch has the settings of the old one but for points in time, and its items their ids,
+/// inputs and idempotency keys. It prints the new batch's id; --follow prints the results instead (see
+/// watch), --wait waits for the end. Of many letters the first run while the others are still copied.
+/// Every letter is redriven once: what fails again is a dead letter of the new batch.
+///
+/// Exit codes: 0 done; with --wait or --follow as the new batch has ended: 0 every item succeeded, 3 an
+/// item failed or expired, 4 it was cancelled; 2 bad usage; 6 no such batch or item; 7 there is nothing
+/// to redrive, or an item is no dead letter; 9 the server cannot be reached; 10 it has no room.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+
+    /// Those with this reason, as the list shows it
+    #[arg(
+        long,
+        value_name = "REASON",
+        default_value = "",
+        hide_default_value = true
+    )]
+    reason: String,
+
+    /// All of the batch
+    #[arg(long, conflicts_with = "items")]
+    all: bool,
+
+    /// A name for this redrive: the same command with it, given again, makes no second batch
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+
+    #[command(flatten)]
+    then: Then,
+
+    #[command(flatten)]
+    results: ResultArguments,
+
+    /// Say nothing but failures
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// The batch whose dead letters they are
+    #[arg(value_name = "BATCH")]
+    batch: String,
+
+    /// These items
+    #[arg(value_name = "ITEM")]
+    items: Vec<String>,
+}
+
+/// What comes after the redrive.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Then {
+    /// Print each result as it is done
+    #[arg(long)]
+    follow: bool,
+
+    /// Wait for the end of the new batch and sum it up
+    #[arg(long, conflicts_with = "follow")]
+    wait: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    if !arguments.all && arguments.items.is_empty() && arguments.reason.is_empty() {
+        let problem = "say which: items, --reason, or --all for every dead letter of the batch";
+        return Err(Failure::new(Exit::Usage, problem));
+    }
+    let form = arguments.results.form().unwrap_or(Form::Table);
+    if !arguments.then.follow && (form == Form::Output || arguments.results.is_for_outputs()) {
+        let problem = "-o output, --tag and --out-dir are for results; they need --follow";
+        return Err(Failure::new(Exit::Usage, problem));
+    }
+    // Before anything is redriven: what cannot be printed should not run.
+    let printer = arguments
+        .then
+        .follow
+        .then(|| arguments.results.printer(streamed()))
+        .transpose()?;
+    let batch = redriven(arguments)?;
+    let id = batch.batch_id.clone();
+    let server = arguments.server.flags();
+    if !arguments.quiet {
+        let items = batch.counts.unwrap_or_default().total;
+        let more = if batch.state == i32::from(wire::BatchState::Open) {
+            ", and more follow"
+        } else {
+            ""
+        };
+        let of = &arguments.batch;
+        tell(&format!("batch {id} runs {items} of {of} again{more}"));
+    }
+    if arguments.then.follow || arguments.then.wait {
+        let target = Target {
+            id,
+            after: 0,
+            order: Order::Completion,
+            quiet: arguments.quiet,
+        };
+        return watch(&arguments.server, &target, printer);
+    }
+    match form {
+        Form::Table | Form::Name | Form::Output => out(format!("{id}\n").as_bytes())?,
+        Form::Json => json(&BatchJson::of(&batch), Lines::Many)?,
+        Form::Jsonl => json(&BatchJson::of(&batch), Lines::One)?,
+    }
+    if !arguments.quiet {
+        tell(&format!("to follow it: sooner watch {id}{server}"));
+    }
+    Ok(Exit::Success)
+}
+
+fn redriven(arguments: &Arguments) -> Result<wire::Batch, Failure> {
+    let mut session = arguments.server.remote()?.session();
+    // With a key of its own it may be repeated, whatever becomes of the answer.
+    let request_id = arguments
+        .request_id
+        .clone()
+        .unwrap_or_else(|| entropy::uuid().to_string());
+    let request = wire::RedriveDeadLettersRequest {
+        request_id,
+        batch_id: arguments.batch.clone(),
+        item_ids: arguments.items.clone(),
+        queue: String::new(),
+        reason: arguments.reason.clone(),
+    };
+    let runtime = tasks::runtime("sooner-client", 1)?;
+    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| {
+        let request = request.clone();
+        async move { stub.redrive_dead_letters(request).await }
+    }))?;
+    Ok(answer.batch.unwrap_or_default())
+}

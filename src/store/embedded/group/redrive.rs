@@ -1,0 +1,205 @@
+//! Staging redrives and purges of dead letters.
+//!
+//! A redrive creates its batch with the first chunk of letters. If there are more, the batch stays
+//! open and a row in `redrives` says how far it is; later groups copy a chunk each, and the last one
+//! seals it. Letters are marked in the transaction that copies them, so that none runs twice and none
+//! is lost, wherever the process dies.
+
+use std::sync::Arc;
+
+use super::{Group, Refusal, lock};
+use crate::domain::batch::{Batch, BatchEvent, BatchState};
+use crate::domain::dead_letter::LetterPlace;
+use crate::domain::ids::{BatchId, BatchNo, Sequence};
+use crate::domain::settings::OnDisconnect;
+use crate::store::embedded::copies::{self, CHUNK, Copies};
+use crate::store::embedded::rows::{self, RedriveRow};
+use crate::store::embedded::scheduler::LiveBatch;
+use crate::store::{Content, Created, NewBatch, Redrive, StoreError};
+
+impl Group<'_> {
+    pub(super) fn redrive(&mut self, redrive: &Redrive) -> Result<Created, Refusal> {
+        let source = rows::batch(self.db, redrive.source).map_err(Refusal::of_read)?;
+        let source = source.ok_or(StoreError::NoBatch)?.batch;
+        let new = NewBatch {
+            tenant: source.head.tenant.clone(),
+            id: None,
+            request_id: redrive.request_id.clone(),
+            uid: redrive.uid,
+            queue: source.head.queue.clone(),
+            options: source.head.options.for_redrive(),
+            on_disconnect: OnDisconnect::Continue,
+            fingerprint: redrive.fingerprint,
+            content: Content::Copied(redrive.source_id.clone()),
+        };
+        if let Some(row) = self.earlier(&new)? {
+            return Ok(Created::Existing(self.standing(row)));
+        }
+        self.admission.check()?;
+        let until = self.last_sequence(&source);
+        let span = (redrive.after, until);
+        let copies = copies::collect(self.db, &source.head, &redrive.chosen, span, CHUNK)
+            .map_err(Refusal::of_read)?;
+        if copies.items.is_empty() {
+            return Err(StoreError::NoLetters.into());
+        }
+        let batch = self.create_copy(&new, &copies, until)?;
+        if copies.reached < until {
+            let row = RedriveRow {
+                batch: batch.head.no,
+                source: redrive.source,
+                after: copies.reached,
+                until,
+                chosen: redrive.chosen.clone(),
+            };
+            rows::insert_redrive(self.db, &row)?;
+            self.effects.copying.push(batch.head.no);
+        }
+        Ok(Created::New(batch))
+    }
+
+    /// Creates the new batch with its first items; it stays open unless these are all.
+    fn create_copy(
+        &mut self,
+        new: &NewBatch,
+        copies: &Copies,
+        until: Sequence,
+    ) -> rusqlite::Result<Batch> {
+        let state = if copies.reached < until {
+            BatchState::Open
+        } else {
+            BatchState::Running
+        };
+        let no = rows::insert_batch(self.db, new, state, self.now)?;
+        let total = u32::try_from(copies.items.len()).expect("a chunk is short");
+        let mut batch = LiveBatch::new(Arc::new(self.head(no, new)), state, total);
+        let ids = self.insert_copies(&batch.head.id.clone(), (no, 0), copies)?;
+        if let Some(known) = &mut batch.ids {
+            known.append(Some(ids));
+        } else {
+            let mut ids = ids;
+            ids.sort_unstable();
+            rows::insert_run(self.db, no, &ids)?;
+        }
+        let snapshot = batch.snapshot();
+        rows::update_batch(self.db, &snapshot)?;
+        self.effects.admitted.push(batch);
+        Ok(snapshot)
+    }
+
+    /// Copies the next chunk of a redrive's letters into its batch and seals it after the last.
+    /// Answers whether more is left.
+    pub(crate) fn copy(&mut self, no: BatchNo) -> rusqlite::Result<bool> {
+        let (id, first) = {
+            let mut scheduler = lock(self.scheduler);
+            match self.touch(&mut scheduler, no) {
+                Some(batch) if batch.state == BatchState::Open => {
+                    (batch.head.id.clone(), batch.staged_total)
+                }
+                Some(_) | None => {
+                    // It ended early: what is not copied yet stays a dead letter.
+                    drop(scheduler);
+                    rows::end_redrive(self.db, no)?;
+                    return Ok(false);
+                }
+            }
+        };
+        let next = self.next_copies(no).or_else(|error| {
+            if !rows::is_corrupt(&error) {
+                return Err(error);
+            }
+            tracing::error!(batch = %id, %error, "a redrive ends early: the store is damaged");
+            Ok(None)
+        })?;
+        let mut more = false;
+        if let Some((copies, until)) = next {
+            self.append_copies(&id, (no, first), &copies)?;
+            more = copies.reached < until;
+            if more {
+                rows::move_redrive(self.db, no, copies.reached)?;
+            }
+        }
+        if !more {
+            rows::end_redrive(self.db, no)?;
+            if let Some(batch) = self.touch(&mut lock(self.scheduler), no) {
+                let sealed = batch.state.apply(BatchEvent::Sealed);
+                batch.state = sealed.expect("it was open");
+            }
+        }
+        Ok(more)
+    }
+
+    /// The next chunk of a redrive, and how far it goes. `None` if its source is gone.
+    fn next_copies(&self, no: BatchNo) -> rusqlite::Result<Option<(Copies, Sequence)>> {
+        let Some(row) = rows::redrive(self.db, no)? else {
+            return Ok(None);
+        };
+        let Some(source) = rows::batch(self.db, row.source)? else {
+            return Ok(None);
+        };
+        let span = (row.after, row.until);
+        let copies = copies::collect(self.db, &source.batch.head, &row.chosen, span, CHUNK)?;
+        Ok(Some((copies, row.until)))
+    }
+
+    fn append_copies(
+        &mut self,
+        id: &BatchId,
+        (no, first): (BatchNo, u32),
+        copies: &Copies,
+    ) -> rusqlite::Result<()> {
+        if copies.items.is_empty() {
+            return Ok(());
+        }
+        let ids = self.insert_copies(id, (no, first), copies)?;
+        let run = {
+            let mut scheduler = lock(self.scheduler);
+            let batch = self
+                .touch(&mut scheduler, no)
+                .expect("a batch is let go only after a commit");
+            batch.staged_total += u32::try_from(copies.items.len()).expect("a chunk is short");
+            let known = batch.ids.get_or_insert_default();
+            known.append(Some(ids));
+            known.is_run_due().then(|| known.take_run())
+        };
+        if let Some(run) = run {
+            rows::insert_run(self.db, no, &run)?;
+        }
+        self.effects.extended.push(no);
+        Ok(())
+    }
+
+    /// Inserts items from `first` on and marks the letters that they were. Answers their ids' entries.
+    fn insert_copies(
+        &mut self,
+        id: &BatchId,
+        (no, first): (BatchNo, u32),
+        copies: &Copies,
+    ) -> rusqlite::Result<Vec<(i64, u32)>> {
+        rows::insert_stored_items(self.db, no, first, &copies.items)?;
+        for &letter in &copies.letters {
+            rows::mark_redriven(self.db, letter, id)?;
+        }
+        self.effects.redriven += copies.letters.len() as u64;
+        self.effects.copied_bytes += copies.bytes;
+        let specs = copies.items.iter().map(|item| &item.spec);
+        Ok(rows::entries(first, specs).expect("copies have ids"))
+    }
+
+    /// Takes letters off the list. Answers how many of them were on it.
+    pub(super) fn purge(&mut self, letters: &[LetterPlace]) -> rusqlite::Result<u32> {
+        let mut purged = 0;
+        for &letter in letters {
+            purged += u32::from(rows::mark_purged(self.db, letter)?);
+        }
+        self.effects.purged += u64::from(purged);
+        Ok(purged)
+    }
+
+    /// The newest sequence of a batch, as staged.
+    fn last_sequence(&self, batch: &Batch) -> Sequence {
+        let scheduler = lock(self.scheduler);
+        let live = scheduler.batch(batch.head.no);
+        live.map_or_else(|| batch.last_sequence(), LiveBatch::last_sequence)
+    }
+}

@@ -1,0 +1,146 @@
+//! Redrives of more dead letters than one transaction copies: they go on by themselves.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sooner::wire::{
+    Batch, BatchOptions, BatchState, CreateBatchRequest, ItemSpec, ListDeadLettersRequest,
+    RedriveDeadLettersRequest,
+};
+
+use crate::harness::client::output;
+use crate::harness::{Client, ServerSetup, item, within};
+
+const LETTERS: usize = 10_000;
+
+/// A server whose batch "old" has expired before its items ran: a redrive has no such times.
+async fn expired(setup: &ServerSetup, client: &mut Client) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let time = |wait: u64| {
+        let at = now + Duration::from_secs(wait);
+        Some(prost_types::Timestamp {
+            seconds: i64::try_from(at.as_secs()).unwrap(),
+            nanos: 0,
+        })
+    };
+    let options = BatchOptions {
+        not_before: time(3600),
+        deadline: time(1),
+        ..BatchOptions::default()
+    };
+    let filler = "x".repeat(1000);
+    let items = (0..LETTERS).map(|index| ItemSpec {
+        item_id: name(index),
+        ..item(format!("{index} {filler}"))
+    });
+    let request = CreateBatchRequest {
+        batch_id: "old".into(),
+        items: items.collect(),
+        options: Some(options),
+        ..CreateBatchRequest::default()
+    };
+    within(client.stub.create_batch(request)).await.unwrap();
+    let over = client.batch_when_over("old").await;
+    assert_eq!(
+        over.counts.unwrap().expired,
+        LETTERS as u64,
+        "{}",
+        setup.log()
+    );
+}
+
+fn name(index: usize) -> String {
+    format!("letter-{index}")
+}
+
+fn all_of_it() -> RedriveDeadLettersRequest {
+    RedriveDeadLettersRequest {
+        request_id: "all".into(),
+        batch_id: "old".into(),
+        ..RedriveDeadLettersRequest::default()
+    }
+}
+
+async fn letters(client: &mut Client, redriven: bool) -> Vec<sooner::wire::DeadLetter> {
+    let request = ListDeadLettersRequest {
+        include_redriven: redriven,
+        page_size: 1000,
+        ..ListDeadLettersRequest::default()
+    };
+    client.letters(request).await.letters
+}
+
+/// Each letter ran again once, under its own name and with its own input.
+async fn assert_all_ran_again(client: &mut Client, new: &Batch) {
+    let over = client.batch_when_over(&new.batch_id).await;
+    assert_eq!(over.counts.unwrap().succeeded, LETTERS as u64);
+    let results = client.results(&new.batch_id, 0).await;
+    let mut names = BTreeSet::new();
+    for result in &results {
+        assert!(
+            names.insert(result.item_id.clone()),
+            "{} ran twice",
+            result.item_id
+        );
+        let (index, _) = output(result).split_once(' ').unwrap();
+        assert_eq!(name(index.parse().unwrap()), result.item_id);
+    }
+    assert_eq!(names.len(), LETTERS, "none is lost");
+    assert_eq!(letters(client, false).await, []);
+    let redriven = letters(client, true).await;
+    assert_eq!(redriven.len(), LETTERS);
+    assert!(
+        redriven
+            .iter()
+            .all(|letter| letter.redriven_to == new.batch_id)
+    );
+}
+
+#[tokio::test]
+async fn a_large_redrive_survives_kills_in_its_midst() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let mut client = server.client().await;
+    expired(&setup, &mut client).await;
+    let new = client.redrive(all_of_it()).await.unwrap();
+    assert_eq!(new.state(), BatchState::Open, "the rest follows");
+    assert_eq!(new.counts.unwrap().total, 1000, "items run as they come");
+    let mut server = server;
+    let mut was_open = 0;
+    for _ in 0..4 {
+        server.kill();
+        server = setup.start();
+        let mut client = server.client().await;
+        let again = client.redrive(all_of_it()).await.unwrap();
+        assert_eq!(again.batch_uid, new.batch_uid);
+        was_open += usize::from(again.state() == BatchState::Open);
+    }
+    assert!(was_open > 0, "no kill met the copying");
+    let mut client = server.client().await;
+    assert_all_ran_again(&mut client, &new).await;
+}
+
+#[tokio::test]
+async fn cancelling_a_redrive_leaves_what_was_not_copied_a_dead_letter() {
+    let setup =
+        ServerSetup::new("[queues.default]\nhandler = { echo = { delay = \"60s\" } }\nslots = 1\n");
+    let server = setup.start();
+    let mut client = server.client().await;
+    expired(&setup, &mut client).await;
+    let new = client.redrive(all_of_it()).await.unwrap();
+    client.cancel(&new.batch_id, &[]).await.unwrap();
+    let over = client.batch_when_over(&new.batch_id).await;
+    assert_eq!(over.state(), BatchState::Cancelled);
+    let copied = over.counts.unwrap().total;
+    let left = letters(&mut client, false).await;
+    assert_eq!(
+        left.len() as u64 + copied,
+        LETTERS as u64,
+        "no letter is lost"
+    );
+    server.kill();
+    let server = setup.start();
+    let mut client = server.client().await;
+    assert_eq!(client.batch(&new.batch_id).await.unwrap(), over);
+    assert_eq!(letters(&mut client, false).await.len(), left.len());
+}
