@@ -2,9 +2,9 @@
 
 use sooner::wire::{
     BatchOptions, CreateBatchRequest, ItemSpec, ItemState, ListDeadLettersRequest,
-    PurgeDeadLettersRequest,
+    ListDeadLettersResponse, PurgeDeadLettersRequest, RedriveDeadLettersRequest,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::harness::client::{fields, milliseconds, reason};
 use crate::harness::{Client, Server, ServerSetup, item, within};
@@ -384,4 +384,84 @@ async fn a_list_of_very_many_letters_goes_on_page_by_page_and_says_that_it_has_n
     };
     let page = client.letters_page(huge).await.unwrap();
     assert_eq!(page.dead_letters.len(), 1000);
+}
+
+#[tokio::test]
+async fn each_tenant_has_dead_letters_of_its_own() {
+    let setup = ServerSetup::new(
+        "[server]\ntrust_tenant_header = true\n[queues.default]\n\
+         handler = { exec = [\"sh\", \"-c\", \"exit 65\"] }\n",
+    );
+    let server = setup.start();
+    let mut client = server.client().await;
+    let tenants = ["acme", "zeta"];
+    for tenant in tenants {
+        let request = CreateBatchRequest {
+            batch_id: "b".into(),
+            items: vec![item(""); 3],
+            ..CreateBatchRequest::default()
+        };
+        within(client.stub.create_batch(of(tenant, request)))
+            .await
+            .unwrap();
+    }
+    server
+        .metric_becomes("sooner_dead_letters_total{queue=\"default\"}", |it| {
+            it == "6"
+        })
+        .await;
+    let mut tokens = Vec::new();
+    for tenant in tenants {
+        let page = ListDeadLettersRequest {
+            page_size: 2,
+            ..ListDeadLettersRequest::default()
+        };
+        let page = listed(&mut client, tenant, page).await.unwrap();
+        assert_eq!(page.reasons["EXIT_65"], 3, "{tenant}");
+        tokens.push(page.next_page_token);
+    }
+    let rest = |token: &str| ListDeadLettersRequest {
+        page_token: token.into(),
+        ..ListDeadLettersRequest::default()
+    };
+    let refused = listed(&mut client, "acme", rest(&tokens[1])).await;
+    assert_eq!(fields(&refused.unwrap_err()), ["page_token"]);
+    let page = listed(&mut client, "acme", rest(&tokens[0])).await.unwrap();
+    assert_eq!(page.dead_letters.len(), 1);
+
+    let redrive = RedriveDeadLettersRequest {
+        batch_id: "b".into(),
+        ..RedriveDeadLettersRequest::default()
+    };
+    let nobody = client.redrive(redrive.clone()).await.unwrap_err();
+    assert_eq!(
+        reason(&nobody),
+        "BATCH_NOT_FOUND",
+        "tenant default has none"
+    );
+    let redriven = client.admin.redrive_dead_letters(of("acme", redrive));
+    let new = within(redriven).await.unwrap().into_inner().batch.unwrap();
+    assert_eq!(new.counts.unwrap().total, 3);
+    let hidden = client.batch(&new.batch_id).await.unwrap_err();
+    assert_eq!(reason(&hidden), "BATCH_NOT_FOUND", "it is acme's");
+    let purge = PurgeDeadLettersRequest::default();
+    assert_eq!(client.purge(purge.clone()).await.unwrap(), 0);
+    let purged = client.admin.purge_dead_letters(of("zeta", purge));
+    assert_eq!(within(purged).await.unwrap().into_inner().purged_count, 3);
+}
+
+fn of<T>(tenant: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let value = tenant.parse().unwrap();
+    request.metadata_mut().insert("sooner-tenant", value);
+    request
+}
+
+async fn listed(
+    client: &mut Client,
+    tenant: &str,
+    request: ListDeadLettersRequest,
+) -> Result<ListDeadLettersResponse, Status> {
+    let listed = client.admin.list_dead_letters(of(tenant, request));
+    Ok(within(listed).await?.into_inner())
 }

@@ -8,7 +8,7 @@ use sooner::wire::{
     RedriveDeadLettersRequest,
 };
 
-use crate::harness::client::output;
+use crate::harness::client::{output, reason};
 use crate::harness::{Client, ServerSetup, item, within};
 
 const LETTERS: usize = 10_000;
@@ -143,4 +143,52 @@ async fn cancelling_a_redrive_leaves_what_was_not_copied_a_dead_letter() {
     let mut client = server.client().await;
     assert_eq!(client.batch(&new.batch_id).await.unwrap(), over);
     assert_eq!(letters(&mut client, false).await.len(), left.len());
+}
+
+/// Below the reserve of the disk nothing is copied, whatever was begun; results still land.
+#[tokio::test]
+async fn a_redrive_waits_while_the_disk_is_nearly_full() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let mut client = server.client().await;
+    expired(&setup, &mut client).await;
+    let new = client.redrive(all_of_it()).await.unwrap();
+    server.kill();
+    let setup = setup.with_environment("SOONER_STORE__RESERVE", "1073741824GiB");
+    let server = setup.start();
+    let mut client = server.client().await;
+    let copied = client.batch(&new.batch_id).await.unwrap();
+    let copied = copied.counts.unwrap().total;
+    assert!(
+        copied < LETTERS as u64,
+        "the kill came too late to tell anything"
+    );
+    let done = async {
+        loop {
+            let batch = client.batch(&new.batch_id).await.unwrap();
+            if batch.counts.unwrap().succeeded == copied {
+                return batch;
+            }
+        }
+    };
+    let waiting = within(done).await;
+    assert_eq!(waiting.state(), BatchState::Open);
+    assert_eq!(
+        waiting.counts.unwrap().total,
+        copied,
+        "nothing more is copied"
+    );
+    let another = RedriveDeadLettersRequest {
+        request_id: "another".into(),
+        ..all_of_it()
+    };
+    let refused = client.redrive(another).await.unwrap_err();
+    assert_eq!(reason(&refused), "DISK_FULL");
+    let again = client.redrive(all_of_it()).await.unwrap();
+    assert_eq!(again.batch_uid, new.batch_uid, "it is no new work");
+    server.kill();
+    let setup = setup.with_environment("SOONER_STORE__RESERVE", "1B");
+    let server = setup.start();
+    let mut client = server.client().await;
+    assert_all_ran_again(&mut client, &new).await;
 }

@@ -115,10 +115,27 @@ async fn letters(
             }
             None => list.insert(page),
         };
-        if list.dead_letters.len() >= arguments.limit || list.next_page_token.is_empty() {
-            list.dead_letters.truncate(arguments.limit);
-            return Ok(std::mem::take(list));
+        let got = list.dead_letters.len();
+        if list.next_page_token.is_empty() && got <= arguments.limit {
+            // All of them are here: whatever the server did not count can be.
+            count(list);
+        } else if got < arguments.limit {
+            continue;
         }
+        list.dead_letters.truncate(arguments.limit);
+        return Ok(std::mem::take(list));
+    }
+}
+
+/// Counts the reasons of a list that is whole, if the server has not.
+fn count(list: &mut wire::ListDeadLettersResponse) {
+    if !std::mem::take(&mut list.reasons_partial) {
+        return;
+    }
+    list.reasons.clear();
+    for letter in &list.dead_letters {
+        let reason = letter.error.as_ref().map(|error| error.reason.clone());
+        *list.reasons.entry(reason.unwrap_or_default()).or_default() += 1;
     }
 }
 
