@@ -8,6 +8,7 @@
 //!              recovery rebuilds it; checkpoint empties the log beside it all
 //! ```
 
+mod batch_columns;
 mod census;
 mod checkpoint;
 mod codec;

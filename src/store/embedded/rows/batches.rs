@@ -12,7 +12,7 @@ use crate::domain::failures::Failures;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchId, BatchName, BatchNo, BatchUid, QueueName, RequestId, Tenant};
 use crate::domain::tally::Tally;
-use crate::store::embedded::codec;
+use crate::store::embedded::{batch_columns, codec};
 use crate::store::{Content, Key, Keys, Mismatch, NewBatch, StoreError};
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
@@ -92,9 +92,9 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
         tally.terminal(),
         batch.finished.map(|at| at.0),
         batch.cancel_reason,
-        batch.paused.as_ref().map(codec::encode_pause),
+        batch.paused.as_ref().map(batch_columns::encode_pause),
         batch.cause.map_or(0, |cause| cause as u8),
-        codec::encode_failures(&batch.failures),
+        batch_columns::encode_failures(&batch.failures),
         batch.head.no.0,
     ])?;
     Ok(())
@@ -197,14 +197,14 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
         BatchState::from_number(row.get(3)?).ok_or_else(|| damaged(3, "state of a batch"))?;
     let paused = match row.get_ref(18)?.as_str_or_null()? {
         Some(text) => {
-            let pause = codec::decode_pause(text);
+            let pause = batch_columns::decode_pause(text);
             Some(pause.ok_or_else(|| damaged(18, "pause of a batch"))?)
         }
         None => None,
     };
     let failures = match row.get_ref(20)?.as_blob_or_null()? {
         Some(blob) => {
-            codec::decode_failures(blob).map_err(|_| damaged(20, "failures of a batch"))?
+            batch_columns::decode_failures(blob).map_err(|_| damaged(20, "failures of a batch"))?
         }
         None => Failures::default(),
     };
