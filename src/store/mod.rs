@@ -10,6 +10,8 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod early_ends;
 mod embedded;
 #[cfg(test)]

@@ -16,6 +16,7 @@ fn named(id: &str, text: &str) -> ItemSpec {
         item_id: id.into(),
         attributes: HashMap::from([("colour".to_owned(), "red".to_owned())]),
         timeout: Some(milliseconds(50_000)),
+        finish_by: Some(in_an_hour()),
         ..item(text)
     }
 }
@@ -31,14 +32,10 @@ fn redrive_of(batch_id: &str, item_ids: &[&str]) -> RedriveDeadLettersRequest {
 /// Batch "old" of the items a (fails 65), b (succeeds), c (fails 66) and d (fails 65).
 async fn broken(client: &mut Client) {
     let codes = [("a", "65"), ("b", "0"), ("c", "66"), ("d", "65")];
-    let deadline = prost_types::Timestamp {
-        seconds: in_an_hour(),
-        nanos: 0,
-    };
     let options = BatchOptions {
         priority: 3,
         labels: HashMap::from([("team".to_owned(), "maps".to_owned())]),
-        deadline: Some(deadline),
+        deadline: Some(in_an_hour()),
         max_duration: Some(milliseconds(3_600_000)),
         max_parallelism: Some(2),
         ..BatchOptions::default()
@@ -53,10 +50,13 @@ async fn broken(client: &mut Client) {
     client.batch_when_over("old").await;
 }
 
-fn in_an_hour() -> i64 {
+fn in_an_hour() -> prost_types::Timestamp {
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_secs()).unwrap() + 3600
+    prost_types::Timestamp {
+        seconds: i64::try_from(now.as_secs()).unwrap() + 3600,
+        nanos: 0,
+    }
 }
 
 #[tokio::test]
@@ -113,7 +113,9 @@ async fn redrive_dead_letters_runs_them_again_in_a_batch_of_the_same_settings() 
             let found = within(client.stub.get_item(spec(batch, id))).await.unwrap();
             specs.push(found.into_inner().item.unwrap().spec.unwrap());
         }
-        assert_eq!(specs[0], specs[1], "all of the item is copied");
+        let mut all_but_times = specs[0].clone();
+        assert!(all_but_times.finish_by.take().is_some());
+        assert_eq!(specs[1], all_but_times, "all else of the item is copied");
     }
 }
 

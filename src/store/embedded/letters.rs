@@ -195,3 +195,87 @@ fn meant(
     };
     Ok(head.filter(is_meant))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::attempt::Reason;
+    use crate::domain::ids::{BatchUid, QueueName};
+    use crate::domain::item::{Ending, ItemSpec};
+    use crate::store::conformance::{failed, new_batch, open, settlement};
+    use crate::store::{Content, LeaseEnd};
+
+    /// Damages a record or an item of a closed store as a disk does: its checksum stays.
+    fn damage(dir: &tempfile::TempDir, sql: &str) {
+        let db = Connection::open(dir.path().join("sooner.db")).unwrap();
+        assert_eq!(db.execute(sql, []).unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_letter_is_listed_and_is_not_redriven() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let new = new_batch(
+            Some("b"),
+            None,
+            Content::Whole(vec![ItemSpec::default(); 4]),
+        );
+        let Created::New(batch) = store.create_batch(new).await.unwrap() else {
+            panic!("it is new")
+        };
+        let leased = store.lease(&QueueName::default(), 4, 3).await.unwrap();
+        for lease in &leased.leases {
+            let end = LeaseEnd::Finish(Ending::Failed(failed()));
+            store.settle(vec![settlement(lease, end)]).await.unwrap();
+        }
+        store.close();
+        let first = ItemKey {
+            batch: batch.head.no,
+            index: 0,
+        }
+        .packed();
+        damage(
+            &dir,
+            &format!("UPDATE results SET meta=x'00' WHERE id={}", first + 2),
+        );
+        damage(
+            &dir,
+            &format!("UPDATE results SET attempts=7 WHERE id={}", first + 3),
+        );
+        damage(
+            &dir,
+            &format!("UPDATE items SET input=x'00' WHERE id={}", first + 3),
+        );
+        let store = open(&dir);
+        let reach = LetterReach {
+            visits: 9,
+            letters: 9,
+            bytes: usize::MAX,
+        };
+        let found = store.letters(LetterSearch::default(), reach).await.unwrap();
+        let told = found.letters.iter().map(|letter| {
+            let error = letter.record.ending.error().unwrap();
+            (letter.record.sequence.0, &*error.reason)
+        });
+        let corrupt = Reason::CORRUPT_RECORD.name;
+        let expected = [(4, "EXIT_1"), (3, corrupt), (2, corrupt), (1, "EXIT_1")];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        let redrive = Redrive {
+            source: batch.head.no,
+            source_id: batch.head.id.clone(),
+            request_id: None,
+            uid: BatchUid(uuid::Uuid::from_u128(7)),
+            fingerprint: Fingerprint([7; 32]),
+            after: Sequence(0),
+            chosen: Chosen::default(),
+        };
+        let Created::New(copy) = store.redrive(redrive).await.unwrap() else {
+            panic!("it is new")
+        };
+        // The first is whole; of the last the record is, but not the item.
+        assert_eq!(copy.total, 1);
+        let left = store.letters(LetterSearch::default(), reach).await.unwrap();
+        assert_eq!(left.letters.len(), 3);
+        store.close();
+    }
+}
