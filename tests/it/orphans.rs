@@ -2,8 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
+use sooner::wire::{ItemSpec, ItemState, RedriveDeadLettersRequest, RetryPolicy};
+
 use crate::harness::client::output;
-use crate::harness::{Gates, ServerSetup, within};
+use crate::harness::{Gates, ServerSetup, item, within};
 
 /// A queue that notes the process of each attempt, which then waits at a gate.
 const NOTED: &str = r#"
@@ -61,4 +63,43 @@ async fn a_program_whose_server_was_killed_is_ended() {
     let results = server.client().await.results("batch", 0).await;
     assert_eq!((results.len(), output(&results[0])), (1, "a"));
     assert_eq!(pids(&setup).len(), 2);
+}
+
+/// It bears the key of the item that was submitted, not that of the batch it runs in.
+#[tokio::test]
+async fn a_redriven_program_whose_server_was_killed_is_ended_too() {
+    let setup = ServerSetup::new(NOTED);
+    let server = setup.start();
+    let mut client = server.client().await;
+    // There is no gate yet, so that it fails.
+    let path = setup.path("gates").join("a");
+    let once = RetryPolicy {
+        max_attempts: Some(1),
+        ..RetryPolicy::default()
+    };
+    let broken = ItemSpec {
+        retry_policy: Some(once),
+        ..item(path.display().to_string())
+    };
+    client.create("old", vec![broken]).await.unwrap();
+    assert_eq!(client.results("old", 0).await[0].state(), ItemState::Failed);
+    let gates = Gates::new(&setup, ["a"]);
+    let redrive = RedriveDeadLettersRequest {
+        batch_id: "old".into(),
+        ..RedriveDeadLettersRequest::default()
+    };
+    let new = client.redrive(redrive).await.unwrap();
+    let held = gates.arrival("a").await;
+    let [_, orphan] = pids(&setup)[..] else {
+        panic!("two attempts")
+    };
+    server.kill();
+    assert!(is_alive(orphan));
+    let server = setup.start();
+    until(|| !is_alive(orphan)).await;
+    let gate = gates.arrival("a").await;
+    drop(held);
+    gate.open();
+    let results = server.client().await.results(&new.batch_id, 0).await;
+    assert_eq!((results.len(), output(&results[0])), (1, "a"));
 }
