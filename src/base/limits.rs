@@ -211,6 +211,20 @@ pub const TURN_AGED: Duration = Duration::from_secs(60);
 /// what a batch of failing items holds in memory.
 pub const WAITING_ITEMS_MAX: usize = 65_536;
 
+/// Batches that may be open at once, unless the configuration says otherwise: about 100 MB of memory,
+/// and what a start has to look at.
+pub const OPEN_BATCHES_MAX: usize = 100_000;
+
+/// Items that may be without a result at once, unless the configuration says otherwise.
+pub const QUEUED_ITEMS_MAX: usize = 20_000_000;
+
+/// Bytes of inputs of items that may be without a result at once, unless the configuration says otherwise.
+pub const QUEUED_BYTES_MAX: usize = 64 << 30;
+
+/// How often an upload that waits for room looks whether there is some: an end of an item is not told
+/// to everybody who waits.
+pub const ROOM_LOOK: Duration = Duration::from_millis(100);
+
 /// Room on the disk that is kept for the results of accepted work, at most: new work does not get it.
 pub const DISK_RESERVE_MAX: u64 = 256 << 20;
 

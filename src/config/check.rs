@@ -30,7 +30,7 @@ struct Port {
 }
 
 impl Check {
-    fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
+    pub(super) fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
         ConfigError::new(&self.place, format!("{key}: {problem}"))
     }
 
@@ -40,7 +40,7 @@ impl Check {
         })
     }
 
-    fn size(
+    pub(super) fn size(
         &self,
         key: &str,
         text: Option<&String>,
@@ -267,6 +267,24 @@ impl Check {
                 limits::WATCHERS_MAX,
                 1_000_000,
             )?,
+            open_batches: self.count(
+                "limits.open_batches",
+                wire.open_batches,
+                limits::OPEN_BATCHES_MAX,
+                QUEUED_CEILING,
+            )?,
+            queued_items: self.count(
+                "limits.queued_items",
+                wire.queued_items,
+                limits::QUEUED_ITEMS_MAX,
+                QUEUED_CEILING,
+            )?,
+            queued_bytes: self.size(
+                "limits.queued_bytes",
+                wire.queued_bytes.as_ref(),
+                limits::QUEUED_BYTES_MAX,
+                QUEUED_CEILING,
+            )?,
         })
     }
 
@@ -442,6 +460,9 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Below this clients would do little but connect.
 const AGE_MIN: Duration = Duration::from_secs(1);
+
+/// The most work that may be configured to be accepted and not over: beyond it, no limit is meant.
+pub(super) const QUEUED_CEILING: usize = 1 << 60;
 
 /// The largest message that may be configured; lengths on the wire have 32 bits.
 const MESSAGE_CEILING: usize = 1 << 30;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Config, ConnectionTimes, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
-    StoreConfig, file,
+    StoreConfig, file, tenants,
 };
 use crate::base::telemetry::Format;
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryPolicy, RetrySettings};
@@ -23,6 +23,7 @@ pub(super) fn described(config: &Config) -> file::File {
         limits: of_limits,
         log: of_log,
         queues,
+        tenants: of_tenants,
     } = config;
     file::File {
         server: server(of_server),
@@ -32,6 +33,10 @@ pub(super) fn described(config: &Config) -> file::File {
         queues: queues
             .iter()
             .map(|(name, config)| (name.to_string(), queue(config)))
+            .collect(),
+        tenants: of_tenants
+            .iter()
+            .map(|(name, config)| (name.to_string(), tenants::described(config)))
             .collect(),
     }
 }
@@ -96,6 +101,9 @@ fn limits(config: &LimitsConfig) -> file::Limits {
         connections,
         connections_per_address,
         watchers,
+        open_batches,
+        queued_items,
+        queued_bytes,
     } = config;
     file::Limits {
         submit_items: Some(*submit_items),
@@ -106,6 +114,9 @@ fn limits(config: &LimitsConfig) -> file::Limits {
         connections: Some(*connections),
         connections_per_address: Some(*connections_per_address),
         watchers: Some(*watchers),
+        open_batches: Some(*open_batches),
+        queued_items: Some(*queued_items),
+        queued_bytes: Some(size(*queued_bytes)),
     }
 }
 
@@ -208,7 +219,7 @@ fn duration(duration: Duration) -> String {
     format!("{span:#}")
 }
 
-fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> String {
     for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(factor) {
             return format!("{}{unit}", bytes / factor);

@@ -13,6 +13,7 @@ pub(crate) struct File {
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) queues: BTreeMap<String, Queue>,
+    pub(crate) tenants: BTreeMap<String, Tenant>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -52,6 +53,17 @@ pub(crate) struct Limits {
     pub(crate) connections: Option<usize>,
     pub(crate) connections_per_address: Option<usize>,
     pub(crate) watchers: Option<usize>,
+    pub(crate) open_batches: Option<usize>,
+    pub(crate) queued_items: Option<usize>,
+    pub(crate) queued_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tenant {
+    pub(crate) open_batches: Option<usize>,
+    pub(crate) queued_items: Option<usize>,
+    pub(crate) queued_bytes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -78,6 +78,7 @@ fn settle(file: &file::File, check: &Check, layers: &Layers) -> Checked<Config> 
         server: check.server(&file.server, layers)?,
         store: check.store(&file.store, layers)?,
         limits: check.limits(&file.limits)?,
+        tenants: check.tenants(file)?,
         log: check.log(&file.log)?,
         queues,
     })
@@ -222,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_told_with_its_place_its_value_and_its_bound() {
-        let cases: [(&str, &str); 12] = [
+        let cases: [(&str, &str); 15] = [
             (
                 "[server]\nlisten = \"x\"\n",
                 "sooner.toml: server.listen: \"x\" is not an address",
@@ -262,6 +263,15 @@ mod tests {
                 "store.url: \"mysql:x\" is not of the form",
             ),
             ("[queues.a.handler]\n", "queues.a.handler: names one of"),
+            (
+                "[limits]\nopen_batches = 0\n",
+                "limits.open_batches: 0 is not between 1 and",
+            ),
+            (
+                "[tenants.a]\nqueued_bytes = \"x\"\n",
+                "tenants.a.queued_bytes: \"x\" is not a size",
+            ),
+            ("[tenants.\"a b\"]\n", "tenants.a b: "),
         ];
         for (text, says) in cases {
             let error = from_file(text, &[]).unwrap_err().to_string();

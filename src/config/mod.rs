@@ -9,6 +9,7 @@ mod file;
 mod layers;
 mod origin;
 mod quantity;
+mod tenants;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ pub use self::origin::{Origin, Setting, show};
 pub use self::quantity::{parse_duration, parse_size};
 use crate::base::limits;
 use crate::base::telemetry;
-use crate::domain::ids::QueueName;
+use crate::domain::ids::{QueueName, Tenant};
 use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::engine::{ItemLog, Reserve};
@@ -60,6 +61,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[queues.NAME]`
     pub queues: HashMap<QueueName, QueueConfig>,
+    /// `[tenants.NAME]`
+    pub tenants: HashMap<Tenant, TenantConfig>,
 }
 
 /// `[server]`: how it is reached and how it stops.
@@ -131,6 +134,23 @@ pub struct LimitsConfig {
     pub connections_per_address: usize,
     /// Open result streams in all. Default 4,096.
     pub watchers: usize,
+    /// Batches that are not over. Default 100,000.
+    pub open_batches: usize,
+    /// Items without a result. Default 20,000,000.
+    pub queued_items: usize,
+    /// Bytes of their inputs. Default 64 GiB.
+    pub queued_bytes: usize,
+}
+
+/// `[tenants.NAME]`: what is said of one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct TenantConfig {
+    /// Its batches that are not over. Default: bounded by those of all tenants alone.
+    pub open_batches: Option<usize>,
+    /// Its items without a result. Default likewise.
+    pub queued_items: Option<usize>,
+    /// Bytes of their inputs. Default likewise.
+    pub queued_bytes: Option<usize>,
 }
 
 /// `[log]`: what is told on standard error.

@@ -229,6 +229,8 @@ pub struct Batch {
     pub state: BatchState,
     /// Items accepted so far.
     pub total: u32,
+    /// Bytes of their inputs.
+    pub input_bytes: u64,
     /// Items whose attempt is under way.
     pub running: u32,
     /// Terminal items.

@@ -52,6 +52,14 @@ impl From<StoreError> for Error {
                 "DISK_FULL",
                 "the server's disk is full, or nearly; accepted batches go on, new work is refused until there is room",
             ),
+            StoreError::Full(full) => {
+                let reason = match full.tenant {
+                    Some(_) => "QUOTA",
+                    None => "QUEUE_FULL",
+                };
+                let message = format!("{full}; nothing was stored");
+                Self::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting())
+            }
             StoreError::QueueFull => Self::new(
                 ErrorKind::Exhausted,
                 "QUEUE_FULL",

@@ -9,7 +9,7 @@ use super::feed::{check_cursor, cursor_ahead};
 use super::submission::parsed;
 use super::uploads::Attachment;
 use super::{Engine, Order};
-use crate::base::entropy;
+use crate::base::{entropy, limits};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::fingerprint::fingerprint;
 use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Sequence, Tenant};
@@ -193,7 +193,10 @@ impl Upload {
     }
 
     /// Appends items from index `first` on, durably; answers how many the batch has then. Items
-    /// that are there already must be equal and are dropped.
+    /// that are there already must be equal and are dropped. While as much is accepted and not over
+    /// as may be, it waits.
+    ///
+    /// If its future is dropped the items may be appended or not.
     pub async fn append(
         &self,
         mut first: u32,
@@ -217,6 +220,10 @@ impl Upload {
                 // What an earlier caller had under way came first: compare that too.
                 Err(StoreError::WrongCount(total)) if total > accepted => {
                     self.accepted.store(total, Ordering::Relaxed);
+                    (first, items) = (accepted, Arc::unwrap_or_clone(rest));
+                }
+                Err(StoreError::Full(full)) if !full.never => {
+                    self.room(&rest).await?;
                     (first, items) = (accepted, Arc::unwrap_or_clone(rest));
                 }
                 total => {
@@ -248,6 +255,21 @@ impl Upload {
             | BatchState::Failed
             | BatchState::Expired => Err(refused.into()),
         }
+    }
+
+    /// Waits until it looks as if items could be appended, or the batch takes no more.
+    async fn room(&self, items: &[ItemSpec]) -> Result<()> {
+        let (store, no) = (&self.engine.0.store, self.batch.head.no);
+        let superseded = self.superseded();
+        while store.is_open(no) && !store.has_room(&self.batch.head.tenant, items) {
+            self.check_may_go_on()?;
+            tokio::select! {
+                () = superseded.cancelled() => {}
+                () = self.engine.0.draining.cancelled() => {}
+                () = tokio::time::sleep(limits::ROOM_LOOK) => {}
+            }
+        }
+        Ok(())
     }
 
     fn check_may_go_on(&self) -> Result<()> {
@@ -301,6 +323,7 @@ impl From<StoreError> for AppendError {
             | StoreError::Ended
             | StoreError::WrongCount(_)
             | StoreError::DiskFull
+            | StoreError::Full(_)
             | StoreError::QueueFull
             | StoreError::Closed
             | StoreError::OutcomeUnknown

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::metrics::Metrics;
 use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
-use crate::config::{Config, HandlerConfig};
+use crate::config::{Config, HandlerConfig, LimitsConfig, TenantConfig};
 use crate::domain::ids::{BatchName, QueueName};
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings};
 use crate::handler::{Echo, Exec, end_orphans};
+use crate::store::admission::{Bounds, Limits};
 use crate::store::{OpenError, Recovered, Store, StoreOptions};
 
 /// Why a server or a run cannot start.
@@ -96,6 +97,33 @@ impl Runtimes {
     }
 }
 
+/// How much may be accepted and not over.
+fn accepted_limits(config: &Config) -> Limits {
+    let number = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
+    let LimitsConfig {
+        open_batches,
+        queued_items,
+        queued_bytes,
+        ..
+    } = config.limits;
+    let of_tenant = |tenant: &TenantConfig| Bounds {
+        open_batches: tenant.open_batches.map_or(u64::MAX, number),
+        queued_items: tenant.queued_items.map_or(u64::MAX, number),
+        queued_bytes: tenant.queued_bytes.map_or(u64::MAX, number),
+    };
+    let tenants = config.tenants.iter();
+    Limits {
+        all: Bounds {
+            open_batches: number(open_batches),
+            queued_items: number(queued_items),
+            queued_bytes: number(queued_bytes),
+        },
+        tenants: tenants
+            .map(|(name, tenant)| (name.clone(), of_tenant(tenant)))
+            .collect(),
+    }
+}
+
 impl Node {
     /// The handlers of the configured queues, checked.
     pub fn handlers(config: &Config) -> Result<Handlers, StartError> {
@@ -127,6 +155,7 @@ impl Node {
         let (store, found) = Store::open(&StoreOptions {
             data_dir: data_dir.clone(),
             reserve,
+            limits: accepted_limits(config),
             metrics,
         })?;
         let orphans = found.orphans.iter();

@@ -7,6 +7,7 @@
 //!
 //! There is one keeper, [`embedded`]. `conformance` and `model` are the suite every keeper must pass.
 
+pub mod admission;
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]
@@ -75,6 +76,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// Bytes of the inputs of the items that it brings by itself.
+    pub fn input_bytes(&self) -> u64 {
+        match self {
+            Self::Whole(items) => input_bytes(items),
+            Self::Appended(_) | Self::Copied(_) => 0,
+        }
+    }
+
     /// The terms of the upload, if it is one.
     pub fn upload(&self) -> Option<UploadTerms> {
         match self {
@@ -121,6 +130,12 @@ pub struct Keys<'a> {
     pub id: Option<&'a BatchId>,
     /// The caller's other key.
     pub request_id: Option<&'a RequestId>,
+}
+
+/// Bytes of the inputs of items.
+pub(crate) fn input_bytes(items: &[ItemSpec]) -> u64 {
+    let each = items.iter().map(|item| item.input.bytes().len() as u64);
+    each.sum()
 }
 
 /// One of the two idempotency keys.
@@ -333,6 +348,9 @@ pub enum StoreError {
     /// The disk is full; nothing was stored.
     #[error("the disk is full")]
     DiskFull,
+    /// As much is accepted and not over as may be; nothing was stored.
+    #[error("{0}")]
+    Full(Box<admission::Full>),
     /// The writer has too much to do; nothing was stored.
     #[error("too much waits to be written")]
     QueueFull,

@@ -187,6 +187,7 @@ impl Told {
                 }
             }
         }
+        assert!(self.store.counts_are_sound());
     }
 
     async fn upload(&mut self, step: &UploadStep) {

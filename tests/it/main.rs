@@ -9,6 +9,7 @@
 )]
 
 mod at_most_once;
+mod admission;
 mod attacks;
 mod bad_bytes;
 mod bad_input;

@@ -193,7 +193,12 @@ impl Intake {
                 return Ok(());
             };
             let taken = match request.message {
-                Some(Asked::Items(items)) => self.append(items).await,
+                // It may wait for room; what a caller that is gone sent then is not missed.
+                Some(Asked::Items(items)) => tokio::select! {
+                    biased;
+                    () = self.gone.cancelled() => return Ok(()),
+                    taken = self.append(items) => taken,
+                },
                 Some(Asked::Finish(finish)) => self.finish(finish).await,
                 Some(Asked::Start(_)) => Err(wrong("start", "comes once, as the first message")),
                 None => Err(wrong(

@@ -5,10 +5,13 @@ use std::sync::PoisonError;
 
 use super::Store;
 use super::disk::Room;
+use super::scheduler::{Load, Loads};
 use crate::base::clock;
 use crate::base::metrics::{Backlog, Footprint};
+use crate::domain::ids::Tenant;
+use crate::domain::item::ItemSpec;
 use crate::domain::pause::PausedBy;
-use crate::store::StoreError;
+use crate::store::{StoreError, input_bytes};
 
 impl Store {
     /// How much is accepted and not over. It walks through the open batches, not through items.
@@ -41,6 +44,28 @@ impl Store {
             backlog.oldest = backlog.oldest.max(waited.unwrap_or_default());
         }
         backlog
+    }
+
+    /// Whether these items could be appended now, as far as bounds on what is not over are concerned.
+    /// Somebody else may be faster.
+    pub fn has_room(&self, tenant: &Tenant, items: &[ItemSpec]) -> bool {
+        let more = Load {
+            batches: 0,
+            items: items.len() as u64,
+            bytes: input_bytes(items),
+        };
+        let scheduler = &self.0.shared.scheduler;
+        let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = [scheduler.loads(), &Loads::default()];
+        self.0.shared.limits.check(tenant, there, more).is_ok()
+    }
+
+    /// Whether what is counted as accepted and not over is what the batches are.
+    #[cfg(test)]
+    pub(crate) fn counts_are_sound(&self) -> bool {
+        let scheduler = &self.0.shared.scheduler;
+        let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        *scheduler.loads() == scheduler.recounted()
     }
 
     /// What it takes up on its disk. Asks the file system, on a reading thread: it may be slow.

@@ -39,6 +39,14 @@ pub(crate) const CHUNK: CopyReach = CopyReach {
     bytes: limits::REDRIVE_BYTES_MAX,
 };
 
+impl Copies {
+    /// Bytes of the items' inputs.
+    pub(crate) fn input_bytes(&self) -> u64 {
+        let items = self.items.iter();
+        items.map(|item| item.spec.input.bytes().len() as u64).sum()
+    }
+}
+
 /// Collects letters of `source` that were chosen, behind `after` up to `until`. One whose record or
 /// item is damaged is passed over: it stays a dead letter.
 pub(crate) fn collect(

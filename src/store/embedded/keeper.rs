@@ -214,6 +214,7 @@ impl Keeper {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let admission = Admission {
             disk_is_low: self.disk.is_low(),
+            limits: &self.shared.limits,
         };
         let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission);
         let mut chunks = self.next_chunks();

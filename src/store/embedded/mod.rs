@@ -57,6 +57,7 @@ use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::Pause;
+use crate::store::admission::Limits;
 use crate::store::{CancelCounts, Created, NewBatch, Settlement, StoreError, Verdict};
 
 pub use self::data_dir::OpenError;
@@ -71,16 +72,19 @@ pub struct StoreOptions {
     /// The room that is kept for results when the disk is nearly full. With one, some is set aside
     /// too, for when it is full.
     pub reserve: Option<Reserve>,
+    /// How much may be accepted and not over.
+    pub limits: Limits,
     /// Where it counts, and whoever stands on it too.
     pub metrics: Arc<Metrics>,
 }
 
 impl StoreOptions {
-    /// A store that keeps no room for results and counts for itself.
+    /// A store without bounds that keeps no room for results and counts for itself.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             reserve: None,
+            limits: Limits::default(),
             metrics: Arc::default(),
         }
     }
@@ -118,6 +122,7 @@ struct Shared {
     released: AtomicBool,
     /// Whether room is set aside for a full disk.
     ballast: bool,
+    limits: Limits,
     metrics: Arc<Metrics>,
 }
 
@@ -226,6 +231,7 @@ impl Store {
             closing: AtomicBool::new(false),
             released: AtomicBool::new(false),
             ballast: options.reserve.is_some(),
+            limits: options.limits.clone(),
             metrics: Arc::clone(&options.metrics),
         });
         let chores = Chores {

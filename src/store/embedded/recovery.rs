@@ -193,6 +193,7 @@ impl Error {
 fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
     let told = &row.batch;
     let mut batch = LiveBatch::new(Arc::clone(&told.head), told.state, told.total);
+    batch.input_bytes = told.input_bytes;
     batch.cancel_reason = told.cancel_reason.clone();
     batch.paused.clone_from(&told.paused);
     batch.cause = told.cause;

@@ -5,9 +5,10 @@ use crate::base::limits;
 use crate::domain::batch::{Batch, BatchEvent, BatchState};
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
-use crate::store::StoreError;
 use crate::store::embedded::id_index::{Entry, IdIndex, Suspects};
 use crate::store::embedded::rows;
+use crate::store::embedded::scheduler::Load;
+use crate::store::{StoreError, input_bytes};
 
 /// The items of one append.
 struct Chunk<'a> {
@@ -24,7 +25,11 @@ impl Group<'_> {
         first: u32,
         items: &[ItemSpec],
     ) -> Result<u32, Refusal> {
-        self.admission.check()?;
+        let more = Load {
+            batches: 0,
+            items: items.len() as u64,
+            bytes: input_bytes(items),
+        };
         let ids = rows::entries(first, items);
         let chunk = Chunk { first, items, ids };
         let (total, suspects) = {
@@ -39,7 +44,11 @@ impl Group<'_> {
                 .ok_or(StoreError::WrongCount(batch.staged_total))?;
             let known = batch.ids.get_or_insert_default();
             chunk.check_alike(known.named())?;
-            (total, chunk.suspects(known))
+            let suspects = chunk.suspects(known);
+            let tenant = batch.head.tenant.clone();
+            let there = [scheduler.loads(), &self.effects.loads];
+            self.admission.check(&tenant, there, more)?;
+            (total, suspects)
         };
         chunk.check_apart()?;
         // Without the lock: leases wait for it, and nobody else appends meanwhile.
@@ -57,10 +66,12 @@ impl Group<'_> {
             let batch = self
                 .touch(&mut scheduler, no)
                 .expect("a batch is let go only after a commit");
-            batch.staged_total = total;
             let known = batch.ids.get_or_insert_default();
             known.append(chunk.ids);
-            known.is_run_due().then(|| known.take_run())
+            let run = known.is_run_due().then(|| known.take_run());
+            let bytes = batch.input_bytes + more.bytes;
+            scheduler.stage_items(no, total, bytes);
+            run
         };
         if let Some(run) = run {
             rows::insert_run(self.db, no, &run)?;
@@ -142,6 +153,7 @@ mod tests {
 
     use super::*;
     use crate::base::clock;
+    use crate::store::admission::Limits;
     use crate::store::conformance::new_batch;
     use crate::store::embedded::group::Admission;
     use crate::store::embedded::operation::{Answer, Request};
@@ -155,6 +167,7 @@ mod tests {
     struct Desk {
         db: Connection,
         scheduler: Mutex<Scheduler>,
+        limits: Limits,
         _dir: tempfile::TempDir,
     }
 
@@ -166,19 +179,22 @@ mod tests {
             Self {
                 db: schema::connect(&path, Role::Writer).unwrap(),
                 scheduler: Mutex::default(),
+                limits: Limits::default(),
                 _dir: dir,
+            }
+        }
+
+        fn admission(&self) -> Admission<'_> {
+            Admission {
+                disk_is_low: false,
+                limits: &self.limits,
             }
         }
 
         /// A group of one operation, that is committed or, as on a full disk, rolled back.
         fn write(&self, request: &Request, commits: bool) -> Result<Answer, StoreError> {
             self.db.execute_batch("BEGIN IMMEDIATE").unwrap();
-            let mut group = Group::new(
-                &self.db,
-                &self.scheduler,
-                clock::now(),
-                Admission::default(),
-            );
+            let mut group = Group::new(&self.db, &self.scheduler, clock::now(), self.admission());
             let answer = group.stage(request).map_err(|refusal| match refusal {
                 Refusal::Refused(refused) => refused,
                 Refusal::Failed(error) => panic!("{error}"),
@@ -187,6 +203,8 @@ mod tests {
             if !commits {
                 group.take_back();
                 self.db.execute_batch("ROLLBACK").unwrap();
+                let scheduler = lock(&self.scheduler);
+                assert_eq!(*scheduler.loads(), scheduler.recounted());
                 return answer;
             }
             self.db.execute_batch("COMMIT").unwrap();

@@ -8,13 +8,15 @@ use crate::base::clock::Timestamp;
 use crate::domain::ids::{BatchId, BatchNo, ItemKey, QueueName};
 use crate::domain::pause::Pause;
 use crate::domain::tally::Tally;
-use crate::store::embedded::scheduler::{LiveBatch, Past, Scheduler};
+use crate::store::embedded::scheduler::{LiveBatch, Loads, Past, Scheduler};
 
 /// What happens once the group is durable.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     /// Batches that are new.
     pub(crate) admitted: Vec<LiveBatch>,
+    /// What they add to the work that is not over.
+    pub(crate) loads: Loads,
     /// Batches that have more items.
     pub(crate) extended: Vec<BatchNo>,
     /// Batches that get no more items.

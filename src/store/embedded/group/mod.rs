@@ -39,7 +39,7 @@ pub(crate) struct Group<'a> {
     db: &'a Connection,
     scheduler: &'a Mutex<Scheduler>,
     now: Timestamp,
-    admission: Admission,
+    admission: Admission<'a>,
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
@@ -49,6 +49,7 @@ pub(crate) struct Group<'a> {
 struct Before {
     state: BatchState,
     total: u32,
+    input_bytes: u64,
     cancel_reason: Box<str>,
     paused: Option<Pause>,
     cause: Option<EndCause>,
@@ -93,7 +94,7 @@ impl<'a> Group<'a> {
         db: &'a Connection,
         scheduler: &'a Mutex<Scheduler>,
         now: Timestamp,
-        admission: Admission,
+        admission: Admission<'a>,
     ) -> Self {
         let (undo, touched, effects) = (Vec::new(), BTreeMap::new(), Effects::default());
         Self {
@@ -222,7 +223,6 @@ impl<'a> Group<'a> {
                 .batch_mut(no)
                 .expect("a batch is let go only after a commit");
             batch.state = before.state;
-            batch.staged_total = before.total;
             batch.cancel_reason = before.cancel_reason;
             batch.paused = before.paused;
             batch.cause = before.cause;
@@ -231,6 +231,7 @@ impl<'a> Group<'a> {
             if let Some(ids) = &mut batch.ids {
                 ids.take_back(before.total);
             }
+            scheduler.stage_items(no, before.total, before.input_bytes);
             scheduler.wake(no, self.now);
         }
     }
@@ -279,6 +280,7 @@ impl<'a> Group<'a> {
         self.touched.entry(no).or_insert_with(|| Before {
             state: batch.state,
             total: batch.staged_total,
+            input_bytes: batch.input_bytes,
             cancel_reason: batch.cancel_reason.clone(),
             paused: batch.paused.clone(),
             cause: batch.cause,

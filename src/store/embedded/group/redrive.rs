@@ -14,7 +14,7 @@ use crate::domain::ids::{BatchId, BatchNo, Sequence};
 use crate::domain::settings::OnDisconnect;
 use crate::store::embedded::copies::{self, CHUNK, Copies};
 use crate::store::embedded::rows::{self, RedriveRow};
-use crate::store::embedded::scheduler::LiveBatch;
+use crate::store::embedded::scheduler::{LiveBatch, Load};
 use crate::store::{Content, Created, NewBatch, Redrive, StoreError};
 
 impl Group<'_> {
@@ -35,7 +35,6 @@ impl Group<'_> {
         if let Some(row) = self.earlier(&new)? {
             return Ok(Created::Existing(self.standing(row)));
         }
-        self.admission.check()?;
         let until = self.last_sequence(&source);
         let span = (redrive.after, until);
         let copies = copies::collect(self.db, &source.head, &redrive.chosen, span, CHUNK)
@@ -43,6 +42,13 @@ impl Group<'_> {
         if copies.items.is_empty() {
             return Err(StoreError::NoLetters.into());
         }
+        let more = Load {
+            batches: 1,
+            items: copies.items.len() as u64,
+            bytes: copies.input_bytes(),
+        };
+        // What follows was accepted with it.
+        self.check_room(&new.tenant, more)?;
         let batch = self.create_copy(&new, &copies, until)?;
         if copies.reached < until {
             let row = RedriveRow {
@@ -73,6 +79,7 @@ impl Group<'_> {
         let no = rows::insert_batch(self.db, new, state, self.now)?;
         let total = u32::try_from(copies.items.len()).expect("a chunk is short");
         let mut batch = LiveBatch::new(Arc::new(self.head(no, new)), state, total);
+        batch.input_bytes = copies.input_bytes();
         let ids = self.insert_copies(&batch.head.id.clone(), (no, 0), copies)?;
         if let Some(known) = &mut batch.ids {
             known.append(Some(ids));
@@ -83,7 +90,7 @@ impl Group<'_> {
         }
         let snapshot = batch.snapshot();
         rows::update_batch(self.db, &snapshot)?;
-        self.effects.admitted.push(batch);
+        self.take_in(batch);
         Ok(snapshot)
     }
 
@@ -157,10 +164,14 @@ impl Group<'_> {
             let batch = self
                 .touch(&mut scheduler, no)
                 .expect("a batch is let go only after a commit");
-            batch.staged_total += u32::try_from(copies.items.len()).expect("a chunk is short");
+            let more = u32::try_from(copies.items.len()).expect("a chunk is short");
+            let total = batch.staged_total + more;
+            let input_bytes = batch.input_bytes + copies.input_bytes();
             let known = batch.ids.get_or_insert_default();
             known.append(Some(ids));
-            known.is_run_due().then(|| known.take_run())
+            let run = known.is_run_due().then(|| known.take_run());
+            scheduler.stage_items(no, total, input_bytes);
+            run
         };
         if let Some(run) = run {
             rows::insert_run(self.db, no, &run)?;

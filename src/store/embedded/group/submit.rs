@@ -7,7 +7,7 @@ use crate::domain::batch::{Batch, BatchHead, BatchState};
 use crate::domain::ids::{BatchId, BatchNo};
 use crate::domain::item::ItemSpec;
 use crate::store::embedded::rows::{self, BatchRow};
-use crate::store::embedded::scheduler::LiveBatch;
+use crate::store::embedded::scheduler::{LiveBatch, Load};
 use crate::store::{Content, Created, Mismatch, NewBatch, StoreError};
 
 impl Group<'_> {
@@ -15,21 +15,28 @@ impl Group<'_> {
         if let Some(row) = self.earlier(new)? {
             return Ok(Created::Existing(self.standing(row)));
         }
-        self.admission.check()?;
         let (items, state): (&[ItemSpec], _) = match &new.content {
             Content::Whole(items) => (items, BatchState::Running),
             Content::Appended(_) | Content::Copied(_) => (&[], BatchState::Open),
         };
         let total = u32::try_from(items.len()).expect("the caller bounds a submit");
+        let input_bytes = new.content.input_bytes();
+        let more = Load {
+            batches: 1,
+            items: total.into(),
+            bytes: input_bytes,
+        };
+        self.check_room(&new.tenant, more)?;
         let no = rows::insert_batch(self.db, new, state, self.now)?;
         rows::insert_items(self.db, no, 0, items)?;
         if let Some(mut ids) = rows::entries(0, items) {
             ids.sort_unstable();
             rows::insert_run(self.db, no, &ids)?;
         }
-        let batch = LiveBatch::new(Arc::new(self.head(no, new)), state, total);
+        let mut batch = LiveBatch::new(Arc::new(self.head(no, new)), state, total);
+        batch.input_bytes = input_bytes;
         let snapshot = batch.snapshot();
-        self.effects.admitted.push(batch);
+        self.take_in(batch);
         Ok(Created::New(snapshot))
     }
 

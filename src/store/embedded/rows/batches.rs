@@ -17,7 +17,7 @@ use crate::store::{Content, Key, Keys, Mismatch, NewBatch, StoreError};
 
 const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
      created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures, tenant, \
-     source_id";
+     source_id, input_bytes";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub(crate) fn insert_batch(
     cached(
         db,
         "INSERT INTO batches(tenant, public_id, request_id, uid, fingerprint, kind, state, items, \
-         created_ms, queue, source_id, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+         input_bytes, created_ms, queue, source_id, crc, options) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
         new.tenant.as_str(),
@@ -60,6 +60,7 @@ pub(crate) fn insert_batch(
         kind,
         state as u8,
         i64::try_from(items).unwrap_or(i64::MAX),
+        i64::try_from(new.content.input_bytes()).unwrap_or(i64::MAX),
         now.0,
         new.queue.as_str(),
         new.content.source().map(BatchId::as_str),
@@ -79,12 +80,13 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
     let tally = batch.tally;
     cached(
         db,
-        "UPDATE batches SET state=?, items=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
+        "UPDATE batches SET state=?, items=?, input_bytes=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
          finished_ms=?, cancel_reason=?, paused=?, cause=?, failures=? WHERE id=?",
     )?
     .execute(params![
         batch.state as u8,
         batch.total,
+        i64::try_from(batch.input_bytes).unwrap_or(i64::MAX),
         tally.succeeded,
         tally.failed,
         tally.cancelled,
@@ -229,6 +231,7 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
             head: Arc::new(head),
             state,
             total: row.get(4)?,
+            input_bytes: row.get::<_, i64>(23)?.unsigned_abs(),
             running: 0,
             tally: Tally {
                 succeeded: row.get(5)?,

@@ -65,6 +65,8 @@ pub(crate) struct LiveBatch {
     pub(crate) total: u32,
     /// Items accepted, as staged by the group being written.
     pub(crate) staged_total: u32,
+    /// Bytes of the inputs of all items accepted, as staged.
+    pub(crate) input_bytes: u64,
     /// Why it was cancelled, as staged.
     pub(crate) cancel_reason: Box<str>,
     /// Why it ends early, if it does, as staged.
@@ -107,6 +109,7 @@ impl LiveBatch {
             state,
             total,
             staged_total: total,
+            input_bytes: 0,
             cancel_reason: "".into(),
             paused: None,
             cause: None,
@@ -149,6 +152,7 @@ impl LiveBatch {
             head: Arc::clone(&self.head),
             state: self.state,
             total: self.staged_total,
+            input_bytes: self.input_bytes,
             running: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
             tally: self.tally,
             finished: None,

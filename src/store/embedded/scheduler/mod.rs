@@ -13,6 +13,7 @@
 
 mod bitmap;
 mod live_batch;
+mod load;
 mod marked;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
+pub(crate) use self::load::{Load, Loads};
 use self::marked::Marked;
 use self::turns::Turns;
 use crate::base::clock::Timestamp;
@@ -39,6 +41,7 @@ pub(crate) struct Scheduler {
     batches: HashMap<BatchNo, LiveBatch>,
     queues: HashMap<QueueName, Rotation>,
     leases: usize,
+    loads: Loads,
     /// When the time of batches is over that have a limit.
     time_limits: BTreeSet<(Timestamp, BatchNo)>,
     /// The marked item that runs, or waits to run, with nothing beside it.
@@ -110,6 +113,8 @@ impl Scheduler {
     /// Takes a batch in. Its items are due at once, but those with a past, which [`Scheduler::resume`] places.
     pub(crate) fn admit(&mut self, batch: LiveBatch, now: Timestamp) {
         let no = batch.head.no;
+        let load = batch.load();
+        self.loads.change(&batch.head.tenant, Load::default(), load);
         if let Some((at, _)) = batch.ends_at() {
             self.time_limits.insert((at, no));
         }
@@ -140,6 +145,8 @@ impl Scheduler {
         let Some(batch) = self.batches.remove(&no) else {
             return;
         };
+        let load = batch.load();
+        self.loads.change(&batch.head.tenant, load, Load::default());
         if let Some((at, _)) = batch.ends_at() {
             self.time_limits.remove(&(at, no));
         }
@@ -295,7 +302,10 @@ impl Scheduler {
             "an item has at most one result"
         );
         undo.push(Undo::End { item, state });
-        batch.end(item.index, state)
+        let before = batch.load();
+        let sequence = batch.end(item.index, state);
+        self.loads.change(&batch.head.tenant, before, batch.load());
+        sequence
     }
 
     /// Stages the end of a lease without a result.
@@ -334,7 +344,9 @@ impl Scheduler {
             match change {
                 Undo::End { item, state } => {
                     if let Some(batch) = self.batches.get_mut(&item.batch) {
+                        let before = batch.load();
                         batch.unend(item.index, state);
+                        self.loads.change(&batch.head.tenant, before, batch.load());
                     }
                 }
                 Undo::Lease { item, lease } => {

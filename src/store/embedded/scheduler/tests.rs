@@ -350,6 +350,8 @@ fn a_stale_token_has_lost_its_standing() {
 fn staged_changes_can_be_taken_back() {
     let mut story = Story::default();
     story.admit(1, 2);
+    story.scheduler.stage_items(BatchNo(1), 2, 1001);
+    let before = story.scheduler.loads().clone();
     let tokens = story.tokens(2);
     let mut undo = Vec::new();
     assert_eq!(
@@ -365,7 +367,10 @@ fn staged_changes_can_be_taken_back() {
             .is_some()
     );
     story.scheduler.end_lease(key(1, 0), &mut undo);
+    assert_ne!(*story.scheduler.loads(), before);
+    assert_eq!(*story.scheduler.loads(), story.scheduler.recounted());
     story.scheduler.undo(undo);
+    assert_eq!(*story.scheduler.loads(), before);
     let batch = story.scheduler.batch(BatchNo(1)).unwrap();
     assert_eq!((batch.tally.terminal(), batch.leases.len()), (0, 2));
     for token in tokens {
