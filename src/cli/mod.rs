@@ -16,6 +16,7 @@ mod out_dir;
 mod output;
 mod pause;
 mod progress;
+mod queue;
 mod refusal;
 mod resume;
 mod run;
@@ -58,6 +59,7 @@ enum Command {
     Cancel(cancel::Arguments),
     Pause(pause::Arguments),
     Resume(resume::Arguments),
+    Queue(queue::Arguments),
     Dead(dead::Arguments),
     Config(config_show::Arguments),
 }
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Pause(arguments) => pause::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
+        Command::Queue(arguments) => queue::run(&arguments),
         Command::Dead(arguments) => dead::run(&arguments),
         Command::Config(arguments) => config_show::run(arguments),
     };

@@ -180,6 +180,7 @@ fn exit(code: Code, reason: &str) -> Exit {
 fn hint(reason: &str) -> Option<&'static str> {
     match reason {
         "BATCH_NOT_FOUND" => Some("check the id and the --server; ids are case-sensitive"),
+        "QUEUE_NOT_FOUND" => Some("sooner queue list shows the queues there are"),
         "ITEM_NOT_FOUND" => Some("items without an id of their own are named 0, 1, 2 and so on"),
         "BATCH_ID_CONFLICT" => {
             Some("choose another --batch-id, or submit what it was first used for")

@@ -8,8 +8,8 @@
     reason = "a test may panic, wait for a process and measure"
 )]
 
-mod at_most_once;
 mod admission;
+mod at_most_once;
 mod attacks;
 mod bad_bytes;
 mod bad_input;
@@ -46,6 +46,7 @@ mod metrics;
 mod ops;
 mod orphans;
 mod pause_batch;
+mod queues;
 mod rate_limits;
 mod redrive;
 mod redrive_large;

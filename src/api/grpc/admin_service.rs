@@ -14,8 +14,9 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::wire::admin_service_server::AdminService;
 use crate::wire::{
-    ListDeadLettersRequest, ListDeadLettersResponse, PurgeDeadLettersRequest,
-    PurgeDeadLettersResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+    ListDeadLettersRequest, ListDeadLettersResponse, ListQueuesRequest, ListQueuesResponse,
+    PauseQueueRequest, PauseQueueResponse, PurgeDeadLettersRequest, PurgeDeadLettersResponse,
+    RedriveDeadLettersRequest, RedriveDeadLettersResponse, ResumeQueueRequest, ResumeQueueResponse,
 };
 
 /// The service.
@@ -87,6 +88,46 @@ impl AdminService for AdminApi {
         let (query, item_ids) = convert::purge(tenant, request.into_inner())?;
         let purged_count = deadline.bound(self.engine.purge(&query, item_ids)).await?;
         Ok(Response::new(PurgeDeadLettersResponse { purged_count }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<ListQueuesRequest>,
+    ) -> Result<Response<ListQueuesResponse>, Status> {
+        self.tenancy.of(request.metadata())?;
+        let queues = self.engine.queues().into_iter();
+        let queues = queues.map(render::queue).collect();
+        Ok(Response::new(ListQueuesResponse { queues }))
+    }
+
+    async fn pause_queue(
+        &self,
+        request: Request<PauseQueueRequest>,
+    ) -> Result<Response<PauseQueueResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        self.tenancy.of(request.metadata())?;
+        let PauseQueueRequest { queue, reason } = request.into_inner();
+        let mut wrong = Violations::default();
+        convert::check_reason(&mut wrong, &reason);
+        let queue = convert::queue(&mut wrong, &queue);
+        let queue = wrong.required(queue)?;
+        let paused = self.engine.pause_queue(&queue, &reason);
+        let queue = Some(render::queue(deadline.bound(paused).await?));
+        Ok(Response::new(PauseQueueResponse { queue }))
+    }
+
+    async fn resume_queue(
+        &self,
+        request: Request<ResumeQueueRequest>,
+    ) -> Result<Response<ResumeQueueResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        self.tenancy.of(request.metadata())?;
+        let mut wrong = Violations::default();
+        let queue = convert::queue(&mut wrong, &request.into_inner().queue);
+        let queue = wrong.required(queue)?;
+        let resumed = self.engine.resume_queue(&queue);
+        let queue = Some(render::queue(deadline.bound(resumed).await?));
+        Ok(Response::new(ResumeQueueResponse { queue }))
     }
 }
 

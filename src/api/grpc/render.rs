@@ -12,7 +12,7 @@ use crate::domain::ids::item_id_text;
 use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::engine::{ItemDetails, LOCAL_WORKER, Order};
+use crate::engine::{ItemDetails, LOCAL_WORKER, Order, QueueDetails};
 use crate::wire;
 
 /// A batch as it stands.
@@ -136,6 +136,24 @@ pub(crate) fn dead_letter(letter: DeadLetter) -> wire::DeadLetter {
         queue: head.queue.to_string(),
         finish_time: Some(time(record.finished)),
         redriven_to: redriven_to.map_or_else(String::new, |id| id.to_string()),
+    }
+}
+
+/// A queue as it stands.
+pub(crate) fn queue(queue: QueueDetails) -> wire::Queue {
+    wire::Queue {
+        name: queue.name.to_string(),
+        paused: queue.paused.is_some(),
+        pause_reason: queue.paused.unwrap_or_default().into(),
+        handler: queue.handler.unwrap_or_default().into(),
+        slots: u32::try_from(queue.slots).unwrap_or(u32::MAX),
+        rate: queue.rate.map(|rate| wire::Rate {
+            per_second: rate.per_second,
+            burst: rate.burst(),
+        }),
+        open_batches: queue.batches,
+        pending_items: queue.pending,
+        running_items: queue.running,
     }
 }
 

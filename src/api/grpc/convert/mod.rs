@@ -86,6 +86,13 @@ pub(crate) fn batch_id(wrong: &mut Violations, text: &str) -> Option<BatchId> {
     }
 }
 
+/// A queue that must be named.
+pub(crate) fn queue(wrong: &mut Violations, text: &str) -> Option<QueueName> {
+    let name = QueueName::parse(text);
+    name.map_err(|message| wrong.add(INVALID_FIELD, "queue", message))
+        .ok()
+}
+
 /// A duration between zero and ten years, if there is one.
 pub(crate) fn duration(
     wrong: &mut Violations,
