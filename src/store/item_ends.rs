@@ -16,6 +16,43 @@ fn soon() -> Timestamp {
     clock::now().plus(Duration::from_secs(3600))
 }
 
+/// Waits until that time has passed.
+pub(crate) async fn until(at: Timestamp) {
+    while clock::now() <= at {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Does something that must be done before a time, with a time far enough away for a slow machine: the
+/// time, and what was made of it.
+pub(crate) async fn in_time<T>(set_up: impl AsyncFn(Timestamp) -> T) -> (Timestamp, T) {
+    let mut far = Duration::from_millis(50);
+    loop {
+        let at = clock::now().plus(far);
+        let world = set_up(at).await;
+        if clock::now() < at {
+            return (at, world);
+        }
+        far *= 2;
+    }
+}
+
+/// A batch of items with a time, so many of which are leased before it has passed.
+async fn leased(
+    count: u32,
+    want: usize,
+    with: impl Fn(ItemSpec, Timestamp) -> ItemSpec,
+) -> (Fixture, Batch, Vec<Lease>, Timestamp) {
+    let (at, (fixture, batch, leases)) = in_time(async |at| {
+        let fixture = Fixture::new();
+        let batch = plain(&fixture, changed(count, |item| with(item, at))).await;
+        let leases = fixture.lease(want).await;
+        (fixture, batch, leases)
+    })
+    .await;
+    (fixture, batch, leases, at)
+}
+
 /// So many items, changed each.
 fn changed(count: u32, change: impl Fn(ItemSpec) -> ItemSpec) -> Vec<ItemSpec> {
     items(count).into_iter().map(change).collect()
@@ -152,18 +189,12 @@ async fn a_stale_item_takes_nobodys_place_and_leaves_no_trace() {
 #[tokio::test]
 async fn start_by_concerns_the_first_attempt_alone() {
     for reopened in [false, true] {
-        let mut fixture = Fixture::new();
-        let at = clock::now().plus(Duration::from_millis(300));
-        let items = changed(2, |item| item.with_start_by(at));
-        let batch = plain(&fixture, items).await;
-        let lease = fixture.lease(1).await.remove(0);
-        fixture.settle(settlement(&lease, again(PAST))).await;
+        let (mut fixture, batch, leases, at) = leased(2, 1, ItemSpec::with_start_by).await;
+        fixture.settle(settlement(&leases[0], again(PAST))).await;
         if reopened {
             fixture = fixture.reopen();
         }
-        while clock::now() < at {
-            tokio::task::yield_now().await;
-        }
+        until(at).await;
         fixture.store.end_overdue().await.unwrap();
         assert_eq!(fates(&fixture, &batch).await, [expired("START_BY", 0)]);
         fixture.finish_one(done("x")).await;
@@ -173,16 +204,11 @@ async fn start_by_concerns_the_first_attempt_alone() {
 
 #[tokio::test]
 async fn nothing_succeeds_after_its_finish_by() {
-    let fixture = Fixture::new();
-    let at = clock::now().plus(Duration::from_millis(200));
-    let items = changed(2, |item| item.with_finish_by(at));
-    let batch = plain(&fixture, items).await;
-    let [late, cancelled] = &fixture.lease(2).await[..] else {
+    let (fixture, batch, leases, at) = leased(2, 2, ItemSpec::with_finish_by).await;
+    let [late, cancelled] = &leases[..] else {
         panic!("two leases")
     };
-    while clock::now() < at {
-        tokio::task::yield_now().await;
-    }
+    until(at).await;
     let end = |lease| settlement(lease, LeaseEnd::Finish(done("late")));
     let verdict = fixture.settle(end(late)).await;
     assert_eq!(verdict, Verdict::Overruled(Sequence(1)));
@@ -226,14 +252,8 @@ async fn a_retry_that_would_come_too_late_is_not_waited_for() {
 
 #[tokio::test]
 async fn the_time_of_what_runs_is_looked_at_again() {
-    let at = clock::now().plus(Duration::from_millis(200));
-    let fixture = Fixture::new();
-    let items = changed(1, |item| item.with_finish_by(at));
-    let batch = plain(&fixture, items).await;
-    let _runs = fixture.lease(1).await;
-    while clock::now() < at {
-        tokio::task::yield_now().await;
-    }
+    let (fixture, batch, _runs, at) = leased(1, 1, ItemSpec::with_finish_by).await;
+    until(at).await;
     fixture.store.end_overdue().await.unwrap();
     assert_eq!(fates(&fixture, &batch).await, [], "its attempt ends it");
     // The attempt never told how it ended, and nobody would run the item again.

@@ -16,7 +16,7 @@ mod dead_letters;
 mod early_ends;
 mod embedded;
 #[cfg(test)]
-mod item_ends;
+pub(crate) mod item_ends;
 mod letters;
 #[cfg(test)]
 mod model;

@@ -47,7 +47,7 @@ async fn a_batch_expires_with_what_runs_and_what_waits() {
     let server = setup.start();
     let mut client = server.client().await;
     let options = BatchOptions {
-        max_duration: Some(milliseconds(4000)),
+        max_duration: Some(milliseconds(6000)),
         max_parallelism: Some(1),
         ..BatchOptions::default()
     };

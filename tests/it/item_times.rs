@@ -132,7 +132,7 @@ async fn what_runs_is_stopped_at_its_time() {
     let gates = Gates::new(&setup, ["runs"]);
     let server = setup.start();
     let mut client = server.client().await;
-    let at = after(Duration::from_secs(3));
+    let at = after(Duration::from_secs(6));
     let items = vec![
         with_finish_by(gates.item("runs"), at),
         with_finish_by(gates.free_item("ends"), hours(1)),
@@ -205,7 +205,7 @@ async fn times_survive_a_crash() {
     let gates = Gates::new(&setup, ["runs"]);
     let server = setup.start();
     let mut client = server.client().await;
-    let at = after(Duration::from_secs(3));
+    let at = after(Duration::from_secs(6));
     let items = vec![
         with_finish_by(gates.item("runs"), at),
         with_finish_by(gates.free_item("waits"), at),

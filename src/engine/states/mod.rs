@@ -1,8 +1,8 @@
 //! What becomes of an item and of a batch at each event, in each state: the tables of `docs/states.md`,
 //! computed with the store and the attempts of the server, and compared.
 //!
-//! Every event meets its state twice, live and after the store was closed and opened in between, and
-//! what came of it must be the same after another restart.
+//! What waits or runs meets every event twice, live and after the store was closed and opened in
+//! between, and what has changed must be the same after another restart.
 
 mod batches;
 mod items;
@@ -27,6 +27,7 @@ use crate::domain::item::ItemSpec;
 use crate::domain::retry::RetrySettings;
 use crate::domain::settings::{BatchOptions, UploadTerms};
 use crate::store::conformance::{new_batch, open};
+use crate::store::item_ends::{in_time, until};
 use crate::store::{Content, Created, Lease, Settlement, Store, Verdict};
 
 /// Long over: whatever waits for it is due.
@@ -145,27 +146,6 @@ impl World {
             }
             tokio::task::yield_now().await;
         }
-    }
-}
-
-/// Waits until that time has passed.
-async fn until(at: Timestamp) {
-    while clock::now() <= at {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Does something that must be done before a time, with a time far enough away for a slow machine: the
-/// time, and what was made of it.
-async fn in_time<T>(set_up: impl AsyncFn(Timestamp) -> T) -> (Timestamp, T) {
-    let mut far = Duration::from_millis(50);
-    loop {
-        let at = clock::now().plus(far);
-        let world = set_up(at).await;
-        if clock::now() < at {
-            return (at, world);
-        }
-        far *= 2;
     }
 }
 
