@@ -204,7 +204,11 @@ pub const UNTRACED_WAIT: Duration = Duration::from_secs(1);
 /// How often batches and items are looked at whose time may be over.
 pub const OVERDUE_LOOK: Duration = Duration::from_secs(1);
 
-/// How long a batch may wait for a turn until it goes before batches of higher priority.
+/// The most that a tenant may weigh against one of weight 1: what is more than a thousand times as
+/// much is not sharing.
+pub const WEIGHT_MAX: u32 = 1000;
+
+/// How long a batch may wait for a turn until it goes before its tenant's batches of higher priority.
 pub const TURN_AGED: Duration = Duration::from_secs(60);
 
 /// Items in backoff after which a batch gets no first attempts until some are done: the bound on

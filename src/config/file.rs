@@ -61,6 +61,7 @@ pub(crate) struct Limits {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Tenant {
+    pub(crate) weight: Option<usize>,
     pub(crate) open_batches: Option<usize>,
     pub(crate) queued_items: Option<usize>,
     pub(crate) queued_bytes: Option<String>,

@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_told_with_its_place_its_value_and_its_bound() {
-        let cases: [(&str, &str); 15] = [
+        let cases: [(&str, &str); 18] = [
             (
                 "[server]\nlisten = \"x\"\n",
                 "sooner.toml: server.listen: \"x\" is not an address",
@@ -257,6 +257,15 @@ mod tests {
                 "[queues.a]\nrate = { burst = 1 }\n",
                 "sooner.toml:2: missing field `per_second`",
             ),
+            (
+                "[tenants.a]\nweight = 0\n",
+                "tenants.a.weight: 0 is not between 1 and 1000",
+            ),
+            (
+                "[tenants.a]\nweigth = 2\n",
+                "sooner.toml:2: unknown field `weigth`",
+            ),
+            ("[tenants.\"-a\"]\n", "tenants.-a: \"-a\" does not start"),
             ("[queues.\"a b\"]\n", "queues.a b: holds ' '"),
             (
                 "[store]\nurl = \"mysql:x\"\n",

@@ -143,14 +143,28 @@ pub struct LimitsConfig {
 }
 
 /// `[tenants.NAME]`: what is said of one tenant.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TenantConfig {
+    /// What it weighs against others in each queue, 1 to 1000. Default 1.
+    pub weight: u32,
     /// Its batches that are not over. Default: bounded by those of all tenants alone.
     pub open_batches: Option<usize>,
     /// Its items without a result. Default likewise.
     pub queued_items: Option<usize>,
     /// Bytes of their inputs. Default likewise.
     pub queued_bytes: Option<usize>,
+}
+
+impl Default for TenantConfig {
+    /// A tenant of which nothing is said.
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            open_batches: None,
+            queued_items: None,
+            queued_bytes: None,
+        }
+    }
 }
 
 /// `[log]`: what is told on standard error.

@@ -221,7 +221,8 @@ mod tests {
 
     const FILE: &str = "[server]\nlisten = \"127.0.0.1:1\"\n[limits]\ninput_bytes = \"5KiB\"\n\
         [queues.\"a.b\"]\nhandler = { exec = [\"cat\", \"say \\\"x\\\"\"] }\nkill_grace = \"1m30s\"\n\
-        retry = { jitter = 0.5 }\nenv = { KEY = \"s3cret\" }\n[queues.e]\nhandler.echo = {}\n";
+        retry = { jitter = 0.5 }\nenv = { KEY = \"s3cret\" }\n[queues.e]\nhandler.echo = {}\n\
+        [tenants.acme]\nweight = 7\n";
 
     fn shown(layers: impl FnOnce(&mut Layers), text: &str) -> Vec<Setting> {
         let dir = tempfile::tempdir().unwrap();
@@ -282,6 +283,7 @@ mod tests {
             ("queues.\"a.b\".retry.jitter", "0.5", "sooner.toml:8"),
             ("queues.\"a.b\".retry.max_attempts", "3", "default"),
             ("queues.\"a.b\".env.KEY", "\"(hidden)\"", "sooner.toml:9"),
+            ("tenants.acme.weight", "7", "sooner.toml:13"),
             ("log.filter", "\"debug\"", "RUST_LOG"),
         ] {
             assert_eq!(

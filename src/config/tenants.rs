@@ -6,6 +6,7 @@ use super::check::{Check, QUEUED_CEILING};
 use super::describe::size;
 use super::layers::Checked;
 use super::{TenantConfig, file};
+use crate::base::limits;
 use crate::domain::ids::Tenant;
 
 impl Check {
@@ -29,7 +30,10 @@ impl Check {
             let most = QUEUED_CEILING;
             self.size(&key("queued_bytes"), Some(text), most, most)
         });
+        let most = usize::try_from(limits::WEIGHT_MAX).unwrap_or(usize::MAX);
+        let weight = self.count(&key("weight"), tenant.weight, 1, most)?;
         Ok(TenantConfig {
+            weight: u32::try_from(weight).unwrap_or(limits::WEIGHT_MAX),
             open_batches: count("open_batches", tenant.open_batches)?,
             queued_items: count("queued_items", tenant.queued_items)?,
             queued_bytes: bytes.transpose()?,
@@ -40,11 +44,13 @@ impl Check {
 /// The settings of a tenant as the file would have them.
 pub(super) fn described(config: &TenantConfig) -> file::Tenant {
     let TenantConfig {
+        weight,
         open_batches,
         queued_items,
         queued_bytes,
     } = config;
     file::Tenant {
+        weight: usize::try_from(*weight).ok(),
         open_batches: *open_batches,
         queued_items: *queued_items,
         queued_bytes: queued_bytes.map(size),

@@ -14,3 +14,4 @@ pub mod rate;
 pub mod retry;
 pub mod settings;
 pub mod tally;
+pub mod weights;

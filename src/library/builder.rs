@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Front, Inner, Sooner};
 use crate::base::limits;
 use crate::config::{Config, ConfigError, QueueConfig};
-use crate::domain::ids::QueueName;
+use crate::domain::ids::{QueueName, Tenant};
 use crate::domain::rate::Rate;
 use crate::domain::retry::RetrySettings;
 use crate::engine::{Handler, ItemLog, apart};
@@ -39,6 +39,7 @@ pub struct Builder {
     queues: BTreeMap<String, Queue>,
     listen: Option<SocketAddr>,
     ops_listen: Option<SocketAddr>,
+    weights: Vec<(Tenant, u32)>,
 }
 
 /// How a queue computes its items.
@@ -117,6 +118,7 @@ impl Builder {
             queues: BTreeMap::new(),
             listen: None,
             ops_listen: None,
+            weights: Vec::new(),
         }
     }
 
@@ -152,6 +154,14 @@ impl Builder {
     #[must_use]
     pub fn trust_tenant_header(mut self) -> Self {
         self.config.server.trust_tenant_header = true;
+        self
+    }
+
+    /// What a tenant weighs against others in each queue, 1 to 1,000; who is not named weighs 1. While
+    /// both have due items, one that weighs three gets three attempts for each of one that weighs one.
+    #[must_use]
+    pub fn tenant_weight(mut self, tenant: Tenant, weight: u32) -> Self {
+        self.weights.push((tenant, weight));
         self
     }
 
@@ -201,9 +211,21 @@ impl Builder {
     /// The settings, checked, and the handlers on their threads.
     fn settled(self) -> Result<(Config, Handlers), OpenError> {
         let Self {
-            mut config, queues, ..
+            mut config,
+            queues,
+            weights,
+            ..
         } = self;
         within("io_threads", config.server.io_threads, 256)?;
+        for (tenant, weight) in weights {
+            let most = limits::WEIGHT_MAX;
+            if !(1..=most).contains(&weight) {
+                let problem = format!("{weight} is not between 1 and {most}");
+                let place = format!("the weight of tenant {tenant}");
+                return Err(ConfigError::new(place, problem).into());
+            }
+            config.tenants.entry(tenant).or_default().weight = weight;
+        }
         let mut handlers = Handlers::new();
         for (name, queue) in queues {
             let at = |key: &str| format!("queue {name:?}: {key}");

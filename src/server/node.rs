@@ -12,6 +12,7 @@ use crate::base::metrics::Metrics;
 use crate::base::tasks::{OwnRuntime, TaskTrackerToken, Tasks};
 use crate::config::{Config, HandlerConfig, LimitsConfig, TenantConfig};
 use crate::domain::ids::{BatchName, QueueName};
+use crate::domain::weights::Weights;
 use crate::engine::{Engine, EngineOptions, Handler, QueueSettings};
 use crate::handler::{Echo, Exec, end_orphans};
 use crate::store::admission::{Bounds, Limits};
@@ -98,6 +99,14 @@ impl Runtimes {
 }
 
 /// How much may be accepted and not over.
+fn weights(config: &Config) -> Weights {
+    let mut weights = Weights::default();
+    for (name, tenant) in &config.tenants {
+        weights.set(name.clone(), tenant.weight);
+    }
+    weights
+}
+
 fn accepted_limits(config: &Config) -> Limits {
     let number = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
     let LimitsConfig {
@@ -156,6 +165,7 @@ impl Node {
             data_dir: data_dir.clone(),
             reserve,
             limits: accepted_limits(config),
+            weights: weights(config),
             metrics,
         })?;
         let orphans = found.orphans.iter();

@@ -36,7 +36,7 @@ pub enum Hold {
     InLine {
         /// Items of its batch that go before it, at most.
         ahead: u32,
-        /// Batches of its queue that take turns with its own.
+        /// Batches of its tenant that take turns with its own in its queue.
         others: usize,
     },
 }

@@ -10,7 +10,7 @@ use tonic::{Code, Request, Status};
 
 use crate::harness::cli::{asked, sooner};
 use crate::harness::client::{Accepted, Stub, fields, reason};
-use crate::harness::{Server, ServerSetup, ended, item, within};
+use crate::harness::{Gates, Server, ServerSetup, ended, item, within};
 
 /// A server that is told who is who. Nobody serves its queue.
 fn trusting() -> ServerSetup {
@@ -239,4 +239,52 @@ async fn the_command_line_acts_for_a_tenant() {
     assert_eq!(by_environment(&server, "umbrella").code, Some(6));
     let wrong = by_environment(&server, "a b");
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+}
+
+/// One slot, so that attempts run in the order of their grants.
+#[tokio::test]
+async fn a_queue_is_shared_by_weight() {
+    let dir = tempfile::tempdir().unwrap();
+    let gates = Gates::in_directory(dir.path().to_owned(), ["gate"]);
+    let log = dir.path().join("log").display().to_string();
+    let setup = ServerSetup::new(&format!(
+        "[server]\ntrust_tenant_header = true\n[tenants.big]\nweight = 3\n[queues.default]\nslots = 1\n\
+         handler = {{ exec = [\"sh\", \"-c\", \"cat $0; echo $SOONER_BATCH_ID >> {log}\", \"{{}}\"] }}\n"
+    ));
+    let server = setup.start();
+    let mut client = server.client().await;
+    client
+        .create("gate", vec![gates.item("gate")])
+        .await
+        .unwrap();
+    let gate = gates.arrival("gate").await;
+    for tenant in ["small", "big"] {
+        let batch = CreateBatchRequest {
+            batch_id: tenant.into(),
+            items: vec![item(gates.free_path("free")); 8],
+            ..CreateBatchRequest::default()
+        };
+        within(client.stub.create_batch(of(tenant, batch)))
+            .await
+            .unwrap();
+    }
+    gate.open();
+    for tenant in ["small", "big"] {
+        let over = GetBatchRequest {
+            batch_id: tenant.into(),
+            wait: Some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            }),
+        };
+        within(client.stub.get_batch(of(tenant, over)))
+            .await
+            .unwrap();
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    let ran: Vec<_> = log.lines().collect();
+    assert_eq!(ran.len(), 17, "{ran:?}");
+    assert_eq!(ran[0], "gate");
+    let small = ran[1..9].iter().filter(|batch| **batch == "small").count();
+    assert_eq!(small, 2, "one in four: {ran:?}");
 }

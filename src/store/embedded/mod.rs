@@ -57,6 +57,7 @@ use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::Pause;
+use crate::domain::weights::Weights;
 use crate::store::admission::Limits;
 use crate::store::{CancelCounts, Created, NewBatch, Settlement, StoreError, Verdict};
 
@@ -76,6 +77,8 @@ pub struct StoreOptions {
     pub limits: Limits,
     /// Where it counts, and whoever stands on it too.
     pub metrics: Arc<Metrics>,
+    /// How tenants share its queues.
+    pub weights: Weights,
 }
 
 impl StoreOptions {
@@ -86,6 +89,7 @@ impl StoreOptions {
             reserve: None,
             limits: Limits::default(),
             metrics: Arc::default(),
+            weights: Weights::default(),
         }
     }
 }
@@ -205,8 +209,9 @@ impl Store {
             return Err(OpenError::Damaged(damage(&path, "its end is missing")));
         }
         db.execute_batch("BEGIN IMMEDIATE").map_err(sqlite)?;
-        let restored =
+        let mut restored =
             recovery::recover(&db, &interrupted, clock::now()).map_err(|error| error.at(&path))?;
+        restored.scheduler.weigh(options.weights.clone());
         db.execute_batch("COMMIT").map_err(sqlite)?;
         // Only now: the marks are durable.
         let in_flight = InFlight::create(&dir.in_flight()).map_err(io)?;

@@ -84,7 +84,7 @@ impl Effects {
         }
         for &no in &self.unpaused {
             queues.extend(queue_of(scheduler, no));
-            scheduler.wake(no, now);
+            scheduler.unpause(no, now);
         }
         for (queue, pause) in self.queue_pauses.drain(..) {
             if let Some(why) = pause {

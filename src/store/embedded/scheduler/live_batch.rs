@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::bitmap::Bitmap;
+use super::turns::Place;
 use crate::base::clock::Timestamp;
 use crate::base::limits;
 use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
@@ -89,8 +90,14 @@ pub(crate) struct LiveBatch {
     pub(crate) ids: Option<Box<IdIndex>>,
     /// Where the records of a cancel have come to.
     pub(crate) swept: u32,
-    /// Its seat in its queue's line, if it sits there.
-    pub(crate) seat: Option<u64>,
+    /// Its seat in its tenant's line, if it sits there.
+    pub(super) seat: Option<Place>,
+    /// When it looks again whether it has a due item.
+    pub(super) alarm: Option<Timestamp>,
+    /// When it last had a turn, or whatever kept it from one ended: before that it did not wait.
+    pub(super) free_since: Timestamp,
+    /// Whether an end that is staged makes room for its next attempt.
+    pub(super) was_full: bool,
     terminal: Bitmap,
     /// The first item never granted; items with a past before or behind it are not its business.
     next: u32,
@@ -104,6 +111,7 @@ impl LiveBatch {
     /// A batch none of whose items has run.
     pub(crate) fn new(head: Arc<BatchHead>, state: BatchState, total: u32) -> Self {
         let arrivals = VecDeque::from([(0, head.created)]);
+        let free_since = head.created;
         Self {
             head,
             state,
@@ -122,6 +130,9 @@ impl LiveBatch {
             ids: (state == BatchState::Open).then(Box::default),
             swept: 0,
             seat: None,
+            alarm: None,
+            free_since,
+            was_full: false,
             terminal: Bitmap::default(),
             next: 0,
             waiting: BinaryHeap::new(),
@@ -210,10 +221,13 @@ impl LiveBatch {
     pub(crate) fn stands_aside(&self, now: Timestamp) -> bool {
         let options = &self.head.options;
         let early = options.not_before.is_some_and(|begins| begins > now);
-        let full = options
-            .max_parallelism
-            .is_some_and(|most| self.leases.len() >= usize::try_from(most).unwrap_or(usize::MAX));
-        self.paused.is_some() || early || full
+        self.paused.is_some() || early || self.is_full()
+    }
+
+    /// Whether as many of its items run as it wants at once.
+    pub(super) fn is_full(&self) -> bool {
+        let most = self.head.options.max_parallelism;
+        most.is_some_and(|most| self.leases.len() >= usize::try_from(most).unwrap_or(usize::MAX))
     }
 
     /// Whether an item may be granted, once it is its turn.
@@ -255,9 +269,18 @@ impl LiveBatch {
         self.waiting.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Takes the next item that is due: one that was due before at its original place in line,
-    /// else the next that never ran. `None` if nothing is due.
+    /// Takes the next item that is due.
     pub(crate) fn take_due(&mut self, now: Timestamp) -> Option<u32> {
+        let index = self.first_due(now)?;
+        if !self.due_again.remove(&index) {
+            self.next = index + 1;
+        }
+        Some(index)
+    }
+
+    /// The next item that is due: one that was due before at its original place in line, else the
+    /// next that never ran. `None` if nothing is due.
+    pub(crate) fn first_due(&mut self, now: Timestamp) -> Option<u32> {
         while let Some(&Reverse((due, index))) = self.waiting.peek()
             && due <= now
         {
@@ -266,19 +289,17 @@ impl LiveBatch {
                 self.due_again.insert(index);
             }
         }
-        while let Some(index) = self.due_again.pop_first() {
+        while let Some(&index) = self.due_again.first() {
             if !self.is_terminal(index) {
                 return Some(index);
             }
+            self.due_again.pop_first();
         }
         if self.is_clogged() {
             return None;
         }
         self.skip_what_ran();
-        (self.next < self.total).then(|| {
-            self.next += 1;
-            self.next - 1
-        })
+        (self.next < self.total).then_some(self.next)
     }
 
     /// Items that have no result yet, as staged.

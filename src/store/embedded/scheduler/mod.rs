@@ -1,27 +1,43 @@
 //! Which item runs next. Pure: no I/O, no clock, no chance of its own; the same calls give the same grants.
 //!
-//! **Fairness.** Each queue keeps its batches with due items in line and grants one item to each in
-//! turn, the highest priority first. So a batch with a due item gets its next grant within as many
-//! grants as its queue has open batches of its priority, whatever their sizes, plus those of higher
-//! priorities; and a batch that got none for a minute goes before all of them. Nothing is reserved: a
-//! slot never stays empty while anything of the queue may run.
+//! **Fairness.** The slots of a queue go round its tenants, a tenant's turns round its batches, and a
+//! batch's turns to its items in order, retries first. Among tenants, batches that have a due item
+//! and do not stand aside, as long as that is so:
 //!
-//! Of a queue that is paused nothing is granted. A batch stands aside while it is paused, before its time, or while as many of its items run as it
-//! wants at once.
+//! - While a tenant X waits for a turn, another tenant Y gets at most ⌈weight of Y / weight of X⌉.
+//! - While a batch waits for a turn, another one of its tenant of the same priority gets at most one.
+//!   One of a lower priority gets at most one, and only once it is aged: once it has waited for
+//!   [`TURN_AGED`](crate::base::limits::TURN_AGED). One of a higher priority gets as many as it can
+//!   use, and at most one from when the waiting one is aged.
+//!
+//! So a batch gets its next grant within B x (1 + the sum over the other tenants of those ⌈quotients⌉)
+//! grants of its queue, where B batches of its tenant are of its priority; at equal weights that is B
+//! x tenants. To which come turns of higher priorities and aged ones of its tenant, and marked items.
+//! A batch's size appears nowhere. Nothing is reserved: a slot never stays empty while anything of the
+//! queue may run, and who comes back to a queue has earned nothing while it was away.
+//!
+//! Of a queue that is paused nothing is granted. A batch stands aside while it is paused, before its
+//! time, or while as many of its items run as it wants at once.
 //!
 //! Items under which the server died are marked and have rules of their own: see `marked.rs`.
 
 mod bitmap;
+#[cfg(test)]
+mod bound;
 mod live_batch;
 mod load;
 mod marked;
+mod rotation;
+mod shares;
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod waiting;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -29,17 +45,19 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
 pub(crate) use self::load::{Load, Loads};
 use self::marked::Marked;
-use self::turns::Turns;
+use self::rotation::Rotation;
 use crate::base::clock::Timestamp;
 use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
 use crate::domain::item::TerminalState;
+use crate::domain::weights::Weights;
 
 /// The batches that are not over and the leases on their items.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
     batches: HashMap<BatchNo, LiveBatch>,
     queues: HashMap<QueueName, Rotation>,
+    weights: Weights,
     leases: usize,
     loads: Loads,
     /// When the time of batches is over that have a limit.
@@ -52,15 +70,6 @@ pub(crate) struct Scheduler {
     marked_running: Option<ItemKey>,
     /// Whether a grant was refused because of a marked item.
     held_back: bool,
-}
-
-/// One queue's batches with due items, in turn.
-#[derive(Debug, Default)]
-struct Rotation {
-    turns: Turns,
-    sleeping: BinaryHeap<Reverse<(Timestamp, BatchNo)>>,
-    marked: BTreeSet<Marked>,
-    marked_waiting: BinaryHeap<Reverse<(Timestamp, Marked)>>,
 }
 
 /// What a pool asks for.
@@ -110,6 +119,11 @@ pub(crate) enum Undo {
 }
 
 impl Scheduler {
+    /// Says how tenants share queues from now on.
+    pub(crate) fn weigh(&mut self, weights: Weights) {
+        self.weights = weights;
+    }
+
     /// Takes a batch in. Its items are due at once, but those with a past, which [`Scheduler::resume`] places.
     pub(crate) fn admit(&mut self, batch: LiveBatch, now: Timestamp) {
         let no = batch.head.no;
@@ -142,7 +156,7 @@ impl Scheduler {
 
     /// Lets a batch go that is over.
     pub(crate) fn retire(&mut self, no: BatchNo) {
-        let Some(batch) = self.batches.remove(&no) else {
+        let Some(mut batch) = self.batches.remove(&no) else {
             return;
         };
         let load = batch.load();
@@ -151,8 +165,8 @@ impl Scheduler {
             self.time_limits.remove(&(at, no));
         }
         // In a queue that nobody serves nobody else would take its seat away.
-        if let Some((seat, rotation)) = batch.seat.zip(self.queues.get_mut(&batch.head.queue)) {
-            rotation.turns.leave(seat);
+        if let Some(rotation) = self.queues.get_mut(&batch.head.queue) {
+            rotation.leave(&mut batch);
         }
     }
 
@@ -173,15 +187,22 @@ impl Scheduler {
             .collect()
     }
 
-    /// Puts a batch in line, unless it is there.
+    /// Puts a batch in line that may have a due item now, unless it is there.
     pub(crate) fn wake(&mut self, no: BatchNo, now: Timestamp) {
-        if let Some(batch) = self.batches.get_mut(&no)
-            && batch.seat.is_none()
-            && batch.is_active()
-        {
+        if let Some(batch) = self.batches.get_mut(&no) {
             let rotation = self.queues.entry(batch.head.queue.clone()).or_default();
-            let priority = batch.head.options.priority;
-            batch.seat = Some(rotation.turns.join(no, priority, now));
+            rotation.line_up(batch, now);
+        }
+    }
+
+    /// Puts a batch in line that was paused: while it was, it did not wait.
+    pub(crate) fn unpause(&mut self, no: BatchNo, now: Timestamp) {
+        if let Some(batch) = self.batches.get_mut(&no)
+            && let Some(rotation) = self.queues.get_mut(&batch.head.queue)
+        {
+            rotation.leave(batch);
+            batch.free_since = now;
+            rotation.line_up(batch, now);
         }
     }
 
@@ -202,7 +223,7 @@ impl Scheduler {
         }
         batch.wait(item.index, due);
         if batch.seat.is_none() {
-            rotation.sleeping.push(Reverse((due, item.batch)));
+            rotation.sleep(batch, due);
         }
     }
 
@@ -242,6 +263,9 @@ impl Scheduler {
             let ready_since = batch.ready_since(item.index);
             batch.leases.insert(item.index, lease);
             self.leases += 1;
+            if let Some(rotation) = self.queues.get_mut(demand.queue) {
+                rotation.line_up(batch, now);
+            }
             grants.push(Grant {
                 token,
                 head: Arc::clone(&batch.head),
@@ -261,7 +285,7 @@ impl Scheduler {
             return None;
         }
         let rotation = self.queues.get(queue)?;
-        let unmarked = rotation.sleeping.peek().map(|Reverse((due, _))| *due);
+        let unmarked = rotation.next_alarm();
         let marked = rotation.marked_waiting.peek().map(|Reverse((due, _))| *due);
         [unmarked, marked].into_iter().flatten().min()
     }
@@ -313,7 +337,9 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&item.batch) else {
             return;
         };
+        let was_full = batch.is_full();
         if let Some(lease) = batch.leases.remove(&item.index) {
+            batch.was_full |= was_full;
             batch.ending.insert(item.index, lease.attempt);
             self.leases -= 1;
             undo.push(Undo::Lease { item, lease });
@@ -375,11 +401,10 @@ impl Scheduler {
             return false;
         };
         batch.ending.remove(&item.index);
-        let bounded = batch.head.options.max_parallelism.is_some();
-        if bounded {
-            self.wake(item.batch, now);
+        if let Some(rotation) = self.queues.get_mut(&batch.head.queue) {
+            rotation.look_again(batch, now);
         }
-        bounded
+        batch.head.options.max_parallelism.is_some()
     }
 
     /// Whether grants were refused because of a marked item since this was last asked.
@@ -393,41 +418,6 @@ impl Scheduler {
             return None;
         }
         let rotation = self.queues.get_mut(queue)?;
-        while let Some(&Reverse((due, no))) = rotation.sleeping.peek()
-            && due <= now
-        {
-            rotation.sleeping.pop();
-            if let Some(batch) = self.batches.get_mut(&no)
-                && batch.seat.is_none()
-            {
-                let priority = batch.head.options.priority;
-                batch.seat = Some(rotation.turns.join(no, priority, now));
-            }
-        }
-        while let Some(no) = rotation.turns.take(now) {
-            let Some(batch) = self.batches.get_mut(&no) else {
-                continue;
-            };
-            batch.seat = None;
-            if !batch.is_active() {
-                continue;
-            }
-            if batch.stands_aside(now) {
-                // A resume or the end of one of its leases brings it back, or else its time does.
-                if let Some(begins) = batch.head.options.not_before.filter(|&at| at > now) {
-                    rotation.sleeping.push(Reverse((begins, no)));
-                }
-                continue;
-            }
-            if let Some(index) = batch.take_due(now) {
-                let priority = batch.head.options.priority;
-                batch.seat = Some(rotation.turns.join(no, priority, now));
-                return Some(ItemKey { batch: no, index });
-            }
-            if let Some(due) = batch.next_due() {
-                rotation.sleeping.push(Reverse((due, no)));
-            }
-        }
-        None
+        rotation.take_turn(&mut self.batches, &self.weights, now)
     }
 }

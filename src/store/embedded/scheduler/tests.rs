@@ -15,14 +15,14 @@ use crate::store::waiting::Hold;
 
 /// A scheduler with a hand on its clock.
 #[derive(Default)]
-struct Story {
-    scheduler: Scheduler,
-    now: Timestamp,
+pub(super) struct Story {
+    pub(super) scheduler: Scheduler,
+    pub(super) now: Timestamp,
     nonces: u128,
 }
 
 impl Story {
-    fn admit(&mut self, no: u32, items: u32) -> &mut Self {
+    pub(super) fn admit(&mut self, no: u32, items: u32) -> &mut Self {
         self.admit_to("default", no, items)
     }
 
@@ -30,8 +30,32 @@ impl Story {
         self.admit_with(queue, no, items, BatchOptions::default())
     }
 
-    fn admit_with(&mut self, queue: &str, no: u32, items: u32, options: BatchOptions) -> &mut Self {
-        let head = BatchHead {
+    pub(super) fn admit_with(
+        &mut self,
+        queue: &str,
+        no: u32,
+        items: u32,
+        options: BatchOptions,
+    ) -> &mut Self {
+        let head = self.head(queue, no, options);
+        self.admit_head(head, items)
+    }
+
+    /// A batch of a tenant, in the default queue.
+    pub(super) fn admit_of(
+        &mut self,
+        tenant: &str,
+        no: u32,
+        items: u32,
+        options: BatchOptions,
+    ) -> &mut Self {
+        let mut head = self.head("default", no, options);
+        head.tenant = Tenant::parse(tenant).unwrap();
+        self.admit_head(head, items)
+    }
+
+    fn head(&self, queue: &str, no: u32, options: BatchOptions) -> BatchHead {
+        BatchHead {
             no: BatchNo(no),
             tenant: Tenant::default(),
             id: BatchId::parse(&format!("b{no}")).unwrap(),
@@ -42,7 +66,10 @@ impl Story {
             upload: None,
             source: None,
             created: self.now,
-        };
+        }
+    }
+
+    fn admit_head(&mut self, head: BatchHead, items: u32) -> &mut Self {
         self.scheduler.admit(
             LiveBatch::new(Arc::new(head), BatchState::Running, items),
             self.now,
@@ -51,7 +78,7 @@ impl Story {
     }
 
     /// Grants up to `want` items and answers them as (batch, index).
-    fn grant(&mut self, want: usize) -> Vec<(u32, u32)> {
+    pub(super) fn grant(&mut self, want: usize) -> Vec<(u32, u32)> {
         self.tokens(want)
             .iter()
             .map(|token| (token.item.batch.0, token.item.index))
@@ -78,7 +105,7 @@ impl Story {
         self.scheduler.hold(key(no, index), self.now)
     }
 
-    fn finish(&mut self, no: u32, index: u32) -> Sequence {
+    pub(super) fn finish(&mut self, no: u32, index: u32) -> Sequence {
         let item = key(no, index);
         let sequence = self
             .scheduler
@@ -88,21 +115,21 @@ impl Story {
     }
 
     /// Gives a leased item its next turn at `due`, after `past`.
-    fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
+    pub(super) fn resume(&mut self, no: u32, index: u32, past: Past, due: i64) {
         self.scheduler.end_lease(key(no, index), &mut Vec::new());
         self.scheduler.ended(key(no, index), self.now);
         self.scheduler.resume(key(no, index), past, Timestamp(due));
     }
 }
 
-fn key(no: u32, index: u32) -> ItemKey {
+pub(super) fn key(no: u32, index: u32) -> ItemKey {
     ItemKey {
         batch: BatchNo(no),
         index,
     }
 }
 
-fn tried(attempts: u32) -> Past {
+pub(super) fn tried(attempts: u32) -> Past {
     Past {
         attempts,
         spent: attempts,
@@ -240,7 +267,7 @@ fn a_batch_that_is_over_keeps_no_seat() {
     story.admit_to("unserved", 1, 1).admit_to("unserved", 2, 1);
     story.scheduler.retire(BatchNo(1));
     let queue = QueueName::parse("unserved").unwrap();
-    assert_eq!(story.scheduler.queues[&queue].turns.len(), 1);
+    assert_eq!(story.scheduler.queues[&queue].shares.len(), 1);
 }
 
 #[test]

@@ -77,8 +77,8 @@ impl Scheduler {
         if past.is_none() && batch.is_clogged() {
             return Some(Hold::RetriesFirst);
         }
-        let line = self.queues.get(&batch.head.queue);
-        let in_line = line.map_or(0, |rotation| rotation.turns.len());
+        let rotation = self.queues.get(&batch.head.queue);
+        let in_line = rotation.map_or(0, |it| it.shares.in_line(&batch.head.tenant));
         Some(Hold::InLine {
             ahead: batch.ahead_at_most(index),
             others: in_line.saturating_sub(usize::from(batch.seat.is_some())),
