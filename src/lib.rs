@@ -126,7 +126,7 @@ pub use self::domain::failures::{FailureAction, FailurePolicy, Failures};
 #[doc(inline)]
 pub use self::domain::ids::{BatchId, BatchName, QueueName, RequestId, Sequence, Tenant};
 #[doc(inline)]
-pub use self::domain::item::{Ending, ItemSpec, Record, TerminalState};
+pub use self::domain::item::{Ending, ItemSpec, ItemState, Record, TerminalState};
 #[doc(inline)]
 pub use self::domain::pause::{Pause, PausedBy};
 #[doc(inline)]
@@ -141,8 +141,9 @@ pub use self::domain::settings::{BatchOptions, OnDisconnect, OnOpenTimeout, Uplo
 pub use self::domain::tally::Tally;
 #[doc(inline)]
 pub use self::engine::{
-    Attempt, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails, ItemLog, Order, QueueDetails,
-    Submission, UploadStart, Waiting, WaitingReason, blocking, handler_fn,
+    Attempt, BatchList, BatchQuery, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails,
+    ItemList, ItemLog, ItemQuery, ItemView, Order, QueueDetails, Submission, UploadStart, Waiting,
+    WaitingReason, blocking, handler_fn,
 };
 #[doc(inline)]
 pub use self::error::{Error, ErrorKind, Result};

@@ -51,8 +51,9 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// What the wall clock says, which people and other programs may set: only to be compared with [`now`].
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
-fn wall() -> Timestamp {
+pub fn wall() -> Timestamp {
     Timestamp(0).plus(
         SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -187,6 +187,26 @@ pub const SETTLED_QUEUE_MAX: usize = 512;
 /// Failed attempts of an item that `GetItem` tells.
 pub const ATTEMPTS_TOLD_MAX: usize = 100;
 
+/// Batches or items in one page of a list unless its caller says otherwise.
+pub const LISTED_DEFAULT: usize = 100;
+
+/// Batches or items in one page of a list, whatever its caller says.
+pub const LISTED_MAX: usize = 1000;
+
+/// Rows that are looked at for one page of a list, whatever of them it tells: some tens of
+/// milliseconds.
+pub const LIST_VISITED_MAX: usize = 5000;
+
+/// Bytes of one page of a list: it must fit into a message.
+pub const LIST_BYTES_MAX: usize = 3 << 20;
+
+/// Bytes of outputs that are read for one page of a list; large ones are read to be checked, and then
+/// left out.
+pub const LIST_READ_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of the largest output that a list of items shows.
+pub const LISTED_OUTPUT_BYTES_MAX: usize = 64 << 10;
+
 /// Releases without a spent attempt after which an item fails `RELEASED_TOO_OFTEN`.
 pub const RELEASES_MAX: u32 = 100;
 
@@ -200,6 +220,39 @@ pub const FAILURE_ITEMS_MIN: u32 = 10;
 /// How long an item that runs at most once waits for its next turn if the disk was too full to note
 /// that it runs: long enough not to spin on it.
 pub const UNTRACED_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a batch stays once it is over, unless it or the configuration says otherwise: long enough
+/// to come back after a holiday weekend.
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The shortest retention: what has expired is looked for once a second, and with none at all nobody
+/// could read a batch to its end.
+pub const RETENTION_MIN: Duration = Duration::from_secs(1);
+
+/// How often is looked for what has expired or was deleted.
+pub const TRIM_LOOK: Duration = Duration::from_secs(1);
+
+/// How long results have the store to themselves between two chunks of what is removed.
+pub const TRIM_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long nothing is removed after a chunk failed: a disk that is full is not full for a moment.
+pub const TRIM_RETRY: Duration = Duration::from_secs(10);
+
+/// Rows that one transaction removes, of all tables together: results of other batches wait behind it.
+pub const TRIM_ROWS_MAX: usize = 2000;
+
+/// Bytes of inputs and outputs that one transaction removes: a row of 3 MiB has hundreds of pages.
+pub const TRIM_BYTES_MAX: usize = 4 << 20;
+
+/// Expired batches that one transaction takes off the books.
+pub const TRIM_BATCHES_MAX: usize = 500;
+
+/// How far the wall clock may be off from one look to the next before nothing that has expired is
+/// removed for a while: no time zone or leap second moves it, and more is a clock that was wrong.
+pub const CLOCK_JUMP_MAX: Duration = Duration::from_secs(3600);
+
+/// How long the clocks must have agreed after such a jump until expired batches are removed again.
+pub const CLOCK_AGREED_MIN: Duration = Duration::from_secs(3600);
 
 /// How often batches and items are looked at whose time may be over.
 pub const OVERDUE_LOOK: Duration = Duration::from_secs(1);

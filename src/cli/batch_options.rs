@@ -67,6 +67,10 @@ pub(super) struct OptionArguments {
     #[arg(long, value_name = "R", value_parser = share)]
     max_failed_ratio: Option<f64>,
 
+    /// How long it stays with its results once it is over, such as 1h [default: the server's, 7d]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    retention: Option<Duration>,
+
     /// What happens when too many have failed [default: pause]
     #[arg(
         long,
@@ -130,6 +134,7 @@ impl OptionArguments {
             enough: self.enough,
             at_most_once: self.at_most_once,
             failure_policy: self.failure_policy(),
+            retention: self.retention.map(specs::duration),
         }
     }
 

@@ -37,10 +37,12 @@ pub(super) fn batch(batch: &wire::Batch) -> String {
     facts.say("queue", &batch.queue);
     facts.say("items", counts(&batch.counts.unwrap_or_default()));
     facts.say_some("created", time(batch.create_time.as_ref()));
+    facts.say_some("started", time(batch.start_time.as_ref()));
     facts.say_some("finished", time(batch.finish_time.as_ref()));
     if !batch.source_batch_id.is_empty() {
         facts.say("redrives", &batch.source_batch_id);
     }
+    facts.say_some("kept until", time(batch.expire_time.as_ref()));
     if !batch.cancel_reason.is_empty() {
         facts.say("cancelled", preview(&batch.cancel_reason, SHOWN_CHARS_MAX));
     }

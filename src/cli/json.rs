@@ -62,7 +62,11 @@ pub(super) struct BatchJson<'a> {
     counts: CountsJson,
     create_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     finish_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expire_time: Option<String>,
     last_sequence: u64,
     queue: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -113,6 +117,8 @@ struct OptionsJson<'a> {
     failure_policy: Option<FailurePolicyJson>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     at_most_once: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -289,7 +295,9 @@ impl<'a> BatchJson<'a> {
                 expired: counts.expired,
             },
             create_time: shown::time(batch.create_time.as_ref()),
+            start_time: shown::time(batch.start_time.as_ref()),
             finish_time: shown::time(batch.finish_time.as_ref()),
+            expire_time: shown::time(batch.expire_time.as_ref()),
             last_sequence: batch.last_sequence,
             queue: &batch.queue,
             labels: texts(&batch.labels),
@@ -322,6 +330,7 @@ impl<'a> OptionsJson<'a> {
             enough: options.enough,
             failure_policy: options.failure_policy.as_ref().map(FailurePolicyJson::of),
             at_most_once: options.at_most_once,
+            retention: seconds(options.retention.as_ref()),
         };
         (json != Self::default()).then_some(json)
     }

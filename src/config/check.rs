@@ -219,7 +219,17 @@ impl Check {
                 return Err(self.wrong("store.url", problem));
             }
         };
-        Ok(StoreConfig { data_dir, reserve })
+        let retention = self.at_least(
+            limits::RETENTION_MIN,
+            "store.retention",
+            store.retention.as_ref(),
+            limits::RETENTION_DEFAULT,
+        )?;
+        Ok(StoreConfig {
+            data_dir,
+            reserve,
+            retention,
+        })
     }
 
     pub(super) fn limits(&self, wire: &file::Limits) -> Checked<LimitsConfig> {

@@ -80,7 +80,11 @@ fn server(config: &ServerConfig) -> file::Server {
 }
 
 fn store(config: &StoreConfig) -> file::Store {
-    let StoreConfig { data_dir, reserve } = config;
+    let StoreConfig {
+        data_dir,
+        reserve,
+        retention,
+    } = config;
     let reserve = match reserve {
         Reserve::Usual => None,
         Reserve::Bytes(bytes) => Some(size(usize::try_from(*bytes).unwrap_or(usize::MAX))),
@@ -88,6 +92,7 @@ fn store(config: &StoreConfig) -> file::Store {
     file::Store {
         url: Some(format!("sqlite:{}", data_dir.display())),
         reserve,
+        retention: Some(duration(*retention)),
     }
 }
 

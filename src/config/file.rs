@@ -40,6 +40,7 @@ pub(crate) struct Server {
 pub(crate) struct Store {
     pub(crate) url: Option<String>,
     pub(crate) reserve: Option<String>,
+    pub(crate) retention: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -113,6 +113,8 @@ pub struct StoreConfig {
     /// The room of its disk that is kept for results: new work is refused below it. Default a
     /// twentieth of the disk, but no more than 256 MiB.
     pub reserve: Reserve,
+    /// How long batches stay once they are over. Default 7 d, at least 1 s.
+    pub retention: Duration,
 }
 
 /// `[limits]`: what one request may bring, and all of them together.

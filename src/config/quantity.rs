@@ -7,8 +7,11 @@ use crate::base::limits;
 /// Reads a duration such as `1m30s`, `200ms` or `0s`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as \"1m30s\" or \"200ms\"");
-    let span: jiff::SignedDuration = text.trim().parse().map_err(|_| wrong())?;
-    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
+    let span: jiff::Span = text.trim().parse().map_err(|_| wrong())?;
+    // A month may be of many lengths; a day has 24 hours here whatever a clock on a wall does.
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let duration = span.to_duration(days).map_err(|_| wrong())?;
+    let duration = Duration::try_from(duration).map_err(|_| format!("{text:?} is negative"))?;
     if duration > limits::DURATION_MAX {
         return Err(format!("{text:?} is more than the limit of ten years"));
     }
@@ -49,6 +52,7 @@ mod tests {
             ("0s", 0),
             ("1h", 3_600_000),
             ("2 min", 120_000),
+            ("7d", 7 * 24 * 3_600_000),
         ] {
             assert_eq!(
                 parse_duration(text),
@@ -56,7 +60,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "5", "-1s", "abc", "99999999h"] {
+        for text in ["", "5", "-1s", "abc", "99999999h", "1mo"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -194,6 +194,13 @@ reasons! {
 }
 
 impl ItemError {
+    /// Bytes of all that it says.
+    pub(crate) fn bytes(&self) -> usize {
+        let details = self.details.iter();
+        let of_details: usize = details.map(|(name, text)| name.len() + text.len()).sum();
+        self.reason.len() + self.message.len() + of_details
+    }
+
     /// A failure for one of the server's own reasons.
     pub fn of(reason: Reason, message: &str) -> Self {
         Self {

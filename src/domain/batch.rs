@@ -235,8 +235,12 @@ pub struct Batch {
     pub running: u32,
     /// Terminal items.
     pub tally: Tally,
+    /// When its first attempt began, as far as is known: a crash right after it may have lost that.
+    pub started: Option<Timestamp>,
     /// When it ended.
     pub finished: Option<Timestamp>,
+    /// When it may be removed with all its results; set once it is over.
+    pub expires: Option<Timestamp>,
     /// Why it was cancelled.
     pub cancel_reason: Box<str>,
     /// Why it ends, or ended, before its items did.

@@ -110,6 +110,9 @@ impl Hash {
                 .map(|most| (5, most.as_nanos().cast_signed())),
             options.enough.map(|enough| (6, enough.into())),
             options.at_most_once.then_some((11, 1)),
+            options
+                .retention
+                .map(|time| (12, time.as_nanos().cast_signed())),
         ];
         if let Some(policy) = &options.failure_policy {
             set.extend([

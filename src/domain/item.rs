@@ -155,6 +155,24 @@ impl<P: Into<Payload>> From<P> for ItemSpec {
     }
 }
 
+/// Where an item is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ItemState {
+    /// It waits: for a slot, or for its next attempt.
+    Pending,
+    /// An attempt is under way.
+    Running,
+    /// It has its result.
+    Ended(TerminalState),
+}
+
+impl ItemState {
+    /// Whether it has its result.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}
+
 /// How an item ended. The numbers are on disk and never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

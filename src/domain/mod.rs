@@ -8,6 +8,7 @@ pub mod failures;
 pub mod fingerprint;
 pub mod ids;
 pub mod item;
+pub mod page_token;
 pub mod pause;
 pub mod payload;
 pub mod rate;

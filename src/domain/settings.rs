@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::limits;
 use crate::domain::bounds::{Check, OutOfBounds};
 use crate::domain::failures::FailurePolicy;
 use crate::domain::retry::RetrySettings;
@@ -30,6 +31,8 @@ pub struct BatchOptions {
     pub at_most_once: bool,
     /// Limit of each attempt.
     pub item_timeout: Option<Duration>,
+    /// How long it stays once it is over, with all its results; then it is removed.
+    pub retention: Option<Duration>,
     /// Retry settings of its items.
     pub retry: RetrySettings,
     /// The caller's marks.
@@ -57,6 +60,15 @@ impl BatchOptions {
         check.count("enough", self.enough);
         check.time("not_before", self.not_before, now);
         check.time("deadline", self.deadline, now);
+        if self
+            .retention
+            .is_some_and(|time| time < limits::RETENTION_MIN)
+        {
+            let least = limits::RETENTION_MIN;
+            check.wrong("retention", format!("is below the minimum {least:?}"));
+        } else {
+            check.timeout("retention", self.retention);
+        }
         let mut wrong = check.all();
         let policy = self.failure_policy.as_ref();
         wrong.extend(

@@ -1,6 +1,8 @@
 //! How the store's errors look to a caller.
 
+use crate::domain::ids::BatchId;
 use crate::error::{Error, ErrorKind};
+use crate::store::admission::Full;
 use crate::store::{Key, Mismatch, StoreError};
 
 impl From<StoreError> for Error {
@@ -11,21 +13,7 @@ impl From<StoreError> for Error {
                 key,
                 holder,
                 mismatch,
-            } => {
-                let (name, reason) = match key {
-                    Key::BatchId => ("batch_id", "BATCH_ID_CONFLICT"),
-                    Key::RequestId => ("request_id", "REQUEST_ID_CONFLICT"),
-                };
-                let message = match mismatch {
-                    Mismatch::Content => {
-                        format!("this {name} belongs to batch {holder}, whose content is other")
-                    }
-                    Mismatch::Keys => format!(
-                        "the keys do not name one batch: the other one belongs to batch {holder}, this {name} does not"
-                    ),
-                };
-                Self::new(ErrorKind::Conflict, reason, message).with("batch_id", holder)
-            }
+            } => conflict(key, &holder, mismatch),
             StoreError::NoBatch => Self::new(ErrorKind::NotFound, "BATCH_NOT_FOUND", message),
             StoreError::NoItem(id) => Self::new(
                 ErrorKind::NotFound,
@@ -35,6 +23,9 @@ impl From<StoreError> for Error {
             .with("item_id", id),
             StoreError::Sealed => Self::new(ErrorKind::Precondition, "BATCH_SEALED", message),
             StoreError::Ended => Self::new(ErrorKind::Precondition, "BATCH_FINISHED", message),
+            StoreError::NotOver | StoreError::Redriven => {
+                Self::new(ErrorKind::Precondition, "BATCH_RUNNING", message)
+            }
             StoreError::DuplicateId { index, .. } => {
                 Self::new(ErrorKind::Invalid, "DUPLICATE_ITEM_ID", message).with("index", index)
             }
@@ -52,14 +43,7 @@ impl From<StoreError> for Error {
                 "DISK_FULL",
                 "the server's disk is full, or nearly; accepted batches go on, new work is refused until there is room",
             ),
-            StoreError::Full(full) => {
-                let reason = match full.tenant {
-                    Some(_) => "QUOTA",
-                    None => "QUEUE_FULL",
-                };
-                let message = format!("{full}; nothing was stored");
-                Self::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting())
-            }
+            StoreError::Full(full) => limited(&full),
             StoreError::QueueFull => Self::new(
                 ErrorKind::Exhausted,
                 "QUEUE_FULL",
@@ -77,4 +61,31 @@ impl From<StoreError> for Error {
             }
         }
     }
+}
+
+/// A limit of what may be accepted and not over is reached.
+fn limited(full: &Full) -> Error {
+    let reason = match full.tenant {
+        Some(_) => "QUOTA",
+        None => "QUEUE_FULL",
+    };
+    let message = format!("{full}; nothing was stored");
+    Error::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting())
+}
+
+/// A key names a batch that is not the one submitted.
+fn conflict(key: Key, holder: &BatchId, mismatch: Mismatch) -> Error {
+    let (name, reason) = match key {
+        Key::BatchId => ("batch_id", "BATCH_ID_CONFLICT"),
+        Key::RequestId => ("request_id", "REQUEST_ID_CONFLICT"),
+    };
+    let message = match mismatch {
+        Mismatch::Content => {
+            format!("this {name} belongs to batch {holder}, whose content is other")
+        }
+        Mismatch::Keys => format!(
+            "the keys do not name one batch: the other one belongs to batch {holder}, this {name} does not"
+        ),
+    };
+    Error::new(ErrorKind::Conflict, reason, message).with("batch_id", holder)
 }

@@ -37,7 +37,12 @@ impl Engine {
         let mut hint = self.0.store.journal_hint(batch.head.no);
         loop {
             hint.borrow_and_update();
-            batch = self.batch(name).await.unwrap_or(batch);
+            batch = match self.0.store.batch(name).await {
+                Ok(now) if now.head.no == batch.head.no => now,
+                // It has ended and was removed, all since the last look.
+                Ok(_) | Err(StoreError::NoBatch) => return Err(named(StoreError::NoBatch, name)),
+                Err(_) => batch,
+            };
             let left = until.since(clock::now());
             if batch.state.is_terminal() || left.is_zero() || self.0.draining.is_cancelled() {
                 return Ok(batch);
@@ -62,7 +67,8 @@ impl Engine {
         let mut hint = self.0.store.journal_hint(no);
         loop {
             hint.borrow_and_update();
-            let item = self.0.store.item(no, index, with_spec).await?;
+            let item = self.0.store.item(no, index, with_spec).await;
+            let item = item.map_err(|error| named(error, name))?;
             let left = until.since(clock::now());
             if item.record.is_some() || left.is_zero() || self.0.draining.is_cancelled() {
                 let waiting = match item.record {
@@ -97,6 +103,13 @@ impl Engine {
         };
         let counts = counts.map_err(|error| named(error, name))?;
         Ok((self.batch(name).await?, counts))
+    }
+
+    /// Removes a batch that is over, with all its results.
+    pub async fn delete(&self, name: &BatchName) -> Result<()> {
+        let no = self.batch(name).await?.head.no;
+        let deleted = self.0.store.delete_batch(no).await;
+        deleted.map_err(|error| named(error, name))
     }
 
     /// Pauses a batch: nothing of it starts until it is resumed.

@@ -14,6 +14,7 @@ mod dead_letters;
 mod errors;
 mod feed;
 mod handler;
+mod lists;
 mod lookup;
 mod overdue;
 mod own_threads;
@@ -26,6 +27,7 @@ mod slots;
 #[cfg(test)]
 mod states;
 mod submission;
+mod trim;
 mod upload;
 mod uploads;
 mod waiting;
@@ -41,6 +43,7 @@ pub use self::attempt::LOCAL_WORKER;
 pub use self::dead_letters::{LetterPage, LetterQuery, RedriveRequest};
 pub use self::feed::{Feed, Order, Turn};
 pub use self::handler::{Attempt, Handler};
+pub use self::lists::{BatchList, BatchQuery, ItemList, ItemQuery};
 pub use self::lookup::ItemDetails;
 pub use self::own_threads::apart;
 use self::pool::Pool;
@@ -85,6 +88,8 @@ pub struct EngineOptions {
     pub queues: HashMap<QueueName, QueueSettings>,
     /// How long a batch may be without a stream that asked to be cancelled then.
     pub disconnect_grace: Duration,
+    /// Whether batches go once their retention is over, and the rows of deleted ones.
+    pub trims: bool,
     /// Which items are logged.
     pub item_log: ItemLog,
     /// Bytes of one input. Submits are refused over it before; appended items fail by it.
@@ -132,6 +137,9 @@ impl Engine {
         let tasks = io.sibling();
         tasks.spawn(uploads.clone().watch_over(draining.clone()));
         tasks.spawn(overdue::watch_over(store.clone(), draining.clone()));
+        if options.trims {
+            tasks.spawn(trim::watch_over(store.clone(), draining.clone()));
+        }
         let served = options.queues.iter();
         let served = served.filter(|(_, queue)| queue.handler.is_some());
         let slots = served.map(|(name, queue)| {

@@ -321,6 +321,8 @@ impl From<StoreError> for AppendError {
             | StoreError::NoItem(_)
             | StoreError::Sealed
             | StoreError::Ended
+            | StoreError::NotOver
+            | StoreError::Redriven
             | StoreError::WrongCount(_)
             | StoreError::DiskFull
             | StoreError::Full(_)

@@ -172,6 +172,14 @@ impl Builder {
         self
     }
 
+    /// How long a batch stays once it is over, with all its results, where it says nothing of its own:
+    /// 1 s to ten years. Default 7 days. What has ended already keeps the time that it was given.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.config.store.retention = retention;
+        self
+    }
+
     /// Threads that serve streams and connections, 1 to 256. Default half the processors, at most 4.
     #[must_use]
     pub fn io_threads(mut self, io_threads: usize) -> Self {
@@ -225,6 +233,11 @@ impl Builder {
                 return Err(ConfigError::new(place, problem).into());
             }
             config.tenants.entry(tenant).or_default().weight = weight;
+        }
+        let times = limits::RETENTION_MIN..=limits::DURATION_MAX;
+        if !times.contains(&config.store.retention) {
+            let problem = "is not between a second and ten years";
+            return Err(ConfigError::new("retention", problem).into());
         }
         let mut handlers = Handlers::new();
         for (name, queue) in queues {

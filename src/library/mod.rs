@@ -27,7 +27,8 @@ use crate::domain::batch::Batch;
 use crate::domain::ids::{BatchName, QueueName};
 use crate::domain::payload::clip;
 use crate::engine::{
-    CancelCounts, Engine, ItemDetails, Order, QueueDetails, Stream, Submission, UploadStart,
+    BatchList, BatchQuery, CancelCounts, Engine, ItemDetails, ItemList, ItemQuery, Order,
+    QueueDetails, Stream, Submission, UploadStart,
 };
 use crate::error::Result;
 use crate::server::{LAST_WORDS, Node, Recovered, Runtimes, Server};
@@ -265,6 +266,36 @@ impl Sooner {
         let items = items.iter().map(|&item| item.into()).collect();
         let cancelling = self.engine().cancel(&name, items, "");
         self.0.io.lend_clock(cancelling).await
+    }
+
+    /// Lists batches, newest first, a page at a time: go on with the token of a page until one has none. A
+    /// page may hold fewer than asked for, even none, and not be the last. One that is there all the while
+    /// is listed once. Fails with kind `Invalid` if the token is not of this query.
+    pub async fn list(&self, query: &BatchQuery) -> Result<BatchList> {
+        self.0
+            .io
+            .lend_clock(self.engine().list_batches(query))
+            .await
+    }
+
+    /// Lists the items of a batch in the order of their indexes, in pages as [`Sooner::list`] does, each
+    /// with its result but without what was submitted.
+    pub async fn list_items(
+        &self,
+        batch: impl Into<BatchName>,
+        query: &ItemQuery,
+    ) -> Result<ItemList> {
+        let batch = batch.into();
+        let listing = self.engine().list_items(&batch, query);
+        self.0.io.lend_clock(listing).await
+    }
+
+    /// Removes a batch that is over, with all its results. Once it answers its ids are free, and whoever
+    /// still reads it fails with kind `NotFound`. Fails so itself if there is no such batch, with kind
+    /// `Precondition` if it is not over, or a redrive still copies from it.
+    pub async fn delete(&self, batch: impl Into<BatchName>) -> Result<()> {
+        let batch = batch.into();
+        self.0.io.lend_clock(self.engine().delete(&batch)).await
     }
 
     /// Where its gRPC port listens, if it has one: the real port even if 0 was asked for.

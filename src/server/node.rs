@@ -166,6 +166,7 @@ impl Node {
             reserve,
             limits: accepted_limits(config),
             weights: weights(config),
+            retention: config.store.retention,
             metrics,
         })?;
         let orphans = found.orphans.iter();
@@ -204,6 +205,8 @@ impl Node {
         let options = EngineOptions {
             queues: queues.collect(),
             disconnect_grace: config.server.disconnect_grace,
+            // The journal of a run goes as a whole.
+            trims: *purpose == Purpose::Serve,
             item_log: config.log.items,
             input_bytes_max: config.limits.input_bytes,
             output_bytes_max: config.limits.output_bytes,

@@ -29,6 +29,10 @@ impl Fixture {
         Self { dir, store }
     }
 
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Closes in order and opens again.
     pub(super) fn reopen(self) -> Self {
         let Self { dir, store } = self;

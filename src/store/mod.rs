@@ -18,6 +18,7 @@ mod embedded;
 #[cfg(test)]
 pub(crate) mod item_ends;
 mod letters;
+mod lists;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::embedded::{OpenError, Orphan, Recovered, Reserve, Store, StoreOptions};
 pub use self::letters::{FirstLetter, LetterReach, LetterSearch, Letters, Redrive, Standing};
+pub use self::lists::{BatchPage, BatchWalk, ItemPage, ItemWalk};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchHead};
@@ -38,7 +40,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{
     BatchId, BatchUid, ItemOrigin, LeaseToken, QueueName, RequestId, Sequence, Tenant,
 };
-use crate::domain::item::{Ending, ItemSpec, Record};
+use crate::domain::item::{Ending, ItemSpec, ItemState, Record};
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 
 /// A batch to be created, with all its items or, if it stays open, with none yet.
@@ -290,6 +292,17 @@ pub struct ItemView {
     pub spec: Option<Result<ItemSpec, Damaged>>,
 }
 
+impl ItemView {
+    /// Where it is in its life.
+    pub fn state(&self) -> ItemState {
+        match (&self.record, self.running) {
+            (Some(record), _) => ItemState::Ended(record.ending.state()),
+            (None, Some(_)) => ItemState::Running,
+            (None, None) => ItemState::Pending,
+        }
+    }
+}
+
 /// What a cancel met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CancelCounts {
@@ -326,6 +339,12 @@ pub enum StoreError {
     /// The batch is over.
     #[error("the batch has ended")]
     Ended,
+    /// The batch is not over.
+    #[error("the batch is not over; cancel it first, or wait until it is")]
+    NotOver,
+    /// The batch is over, and what failed in it is being copied into another one.
+    #[error("a redrive still copies from the batch; try again in a while")]
+    Redriven,
     /// Some items of the batch have ids of their own and others have none.
     #[error("item {0} differs from those before it in having an id or not")]
     MixedIds(u32),

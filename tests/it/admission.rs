@@ -55,7 +55,7 @@ async fn one_open_batch_too_many_is_refused_until_another_is_over() {
     assert_refused(&refused, "QUEUE_FULL", "limits.open_batches");
     gates.open("a").await;
     client.batch_when_over("a").await;
-    eventually(async || client.clone().create("c", c()).await.is_ok()).await;
+    eventually(async || Box::pin(client.clone().create("c", c())).await.is_ok()).await;
     gates.open("b").await;
     client.batch_when_over("c").await;
 }

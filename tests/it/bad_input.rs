@@ -107,6 +107,14 @@ fn about_the_batch() -> Vec<Case> {
         cases.push(invalid("options.item_timeout", move |it| {
             it.options.get_or_insert_default().item_timeout = Some(absurd);
         }));
+        cases.push(invalid("options.retention", move |it| {
+            it.options.get_or_insert_default().retention = Some(absurd);
+        }));
+    }
+    for brief in [duration(0, 0), duration(0, 999_999_999)] {
+        cases.push(invalid("options.retention", move |it| {
+            it.options.get_or_insert_default().retention = Some(brief);
+        }));
     }
     cases
 }

@@ -1,8 +1,8 @@
 //! Questions about what is not there, or that make no sense.
 
 use sooner::wire::{
-    CancelBatchRequest, GetBatchRequest, GetItemRequest, ResultOrder, SubmitBatchRequest,
-    WatchBatchRequest,
+    CancelBatchRequest, GetBatchRequest, GetItemRequest, ListBatchesRequest, ListItemsRequest,
+    ResultOrder, SubmitBatchRequest, WatchBatchRequest,
 };
 use tonic::{Code, Status};
 
@@ -21,7 +21,7 @@ async fn used(setup: &ServerSetup) -> (Server, Client) {
     (server, client)
 }
 
-type Spoil = Box<dyn Fn(&mut WatchBatchRequest)>;
+type Spoil<T> = Box<dyn Fn(&mut T)>;
 
 /// Longer than a caller may set, or less than nothing.
 fn absurd_durations() -> [Option<prost_types::Duration>; 3] {
@@ -71,6 +71,14 @@ async fn what_is_not_there_is_not_found() {
         client.item(missing, "0").await.unwrap_err(),
         client.cancel(missing, &[]).await.unwrap_err(),
         client.cancel(missing, &["0"]).await.unwrap_err(),
+        client.delete_batch(missing).await.unwrap_err(),
+        client
+            .list_items(ListItemsRequest {
+                batch_id: missing.into(),
+                ..ListItemsRequest::default()
+            })
+            .await
+            .unwrap_err(),
     ] {
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(reason(&status), "BATCH_NOT_FOUND");
@@ -111,6 +119,8 @@ async fn wrong_questions_about_a_batch_are_refused() {
         assert_invalid(&status, "batch_id");
         let status = client.cancel(batch_id, &[]).await.unwrap_err();
         assert_invalid(&status, "batch_id");
+        let status = client.delete_batch(batch_id).await.unwrap_err();
+        assert_invalid(&status, "batch_id");
     }
     assert_invalid(&client.item(BATCH, "").await.unwrap_err(), "item_id");
     for wait in absurd_durations() {
@@ -132,11 +142,64 @@ async fn wrong_questions_about_a_batch_are_refused() {
 }
 
 #[tokio::test]
+async fn wrong_questions_to_lists_are_refused() {
+    let setup = ServerSetup::echo();
+    let (_server, mut client) = used(&setup).await;
+    let cases: Vec<(&str, Spoil<ListBatchesRequest>)> = vec![
+        ("page_size", Box::new(|it| it.page_size = -1)),
+        ("page_size", Box::new(|it| it.page_size = i32::MIN)),
+        ("page_token", Box::new(|it| it.page_token = "x".into())),
+        (
+            "page_token",
+            Box::new(|it| it.page_token = "x".repeat(9000)),
+        ),
+        ("states[0]", Box::new(|it| it.states = vec![0])),
+        ("states[1]", Box::new(|it| it.states = vec![3, 8])),
+        (
+            "labels[\"a b\"]",
+            Box::new(|it| drop(it.labels.insert("a b".into(), String::new()))),
+        ),
+        (
+            "labels[\"a\"]",
+            Box::new(|it| drop(it.labels.insert("a".into(), "x".repeat(257)))),
+        ),
+        (
+            "labels",
+            Box::new(|it| {
+                it.labels
+                    .extend((0..65).map(|i| (format!("label-{i}"), String::new())));
+            }),
+        ),
+    ];
+    for (field, spoil) in cases {
+        let mut request = ListBatchesRequest::default();
+        spoil(&mut request);
+        assert_invalid(&client.list_batches(request).await.unwrap_err(), field);
+    }
+    let cases: Vec<(&str, Spoil<ListItemsRequest>)> = vec![
+        ("page_size", Box::new(|it| it.page_size = -1)),
+        ("page_token", Box::new(|it| it.page_token = "\u{e4}".into())),
+        ("states[0]", Box::new(|it| it.states = vec![0])),
+        ("states[0]", Box::new(|it| it.states = vec![7])),
+        ("batch_id", Box::new(|it| it.batch_id = "a:b".into())),
+        ("batch_id", Box::new(|it| it.batch_id.clear())),
+    ];
+    for (field, spoil) in cases {
+        let mut request = ListItemsRequest {
+            batch_id: BATCH.into(),
+            ..ListItemsRequest::default()
+        };
+        spoil(&mut request);
+        assert_invalid(&client.list_items(request).await.unwrap_err(), field);
+    }
+}
+
+#[tokio::test]
 async fn wrong_watches_are_refused() {
     let setup = ServerSetup::echo();
     let (_server, mut client) = used(&setup).await;
     let index: i32 = ResultOrder::Index.into();
-    let mut cases: Vec<(&str, Spoil)> = vec![
+    let mut cases: Vec<(&str, Spoil<WatchBatchRequest>)> = vec![
         ("states[1]", Box::new(|it| it.states = vec![3, 1])),
         ("states[0]", Box::new(|it| it.states = vec![99])),
         ("order", Box::new(|it| it.order = 9)),
@@ -153,7 +216,7 @@ async fn wrong_watches_are_refused() {
         .into_iter()
         .chain([Some(milliseconds(999))])
     {
-        let spoil: Spoil = Box::new(move |it| it.progress_interval = interval);
+        let spoil: Spoil<WatchBatchRequest> = Box::new(move |it| it.progress_interval = interval);
         cases.push(("progress_interval", spoil));
     }
     for (field, spoil) in cases {

@@ -8,7 +8,7 @@ use sooner::wire::{
 };
 use tonic::{Code, Status};
 
-use crate::harness::client::{output, reason};
+use crate::harness::client::{milliseconds, output, reason};
 use crate::harness::{Client, Gates, ServerSetup, all, item, within};
 
 fn request(batch_id: &str, request_id: &str, inputs: &[&str]) -> CreateBatchRequest {
@@ -80,6 +80,7 @@ fn every_option() -> BatchOptions {
             action: FailureAction::Cancel.into(),
         }),
         at_most_once: true,
+        retention: Some(milliseconds(3_600_001)),
     }
 }
 

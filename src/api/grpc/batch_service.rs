@@ -27,10 +27,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::wire::batch_service_server::BatchService;
 use crate::wire::{
     CancelBatchRequest, CancelBatchResponse, CreateBatchRequest, CreateBatchResponse,
-    GetBatchRequest, GetBatchResponse, GetItemRequest, GetItemResponse, ItemResult, ItemState,
-    PauseBatchRequest, PauseBatchResponse, ResumeBatchRequest, ResumeBatchResponse,
-    StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest, WatchAttached, WatchBatchRequest,
-    WatchBatchResponse, watch_batch_response,
+    DeleteBatchRequest, DeleteBatchResponse, GetBatchRequest, GetBatchResponse, GetItemRequest,
+    GetItemResponse, ItemResult, ItemState, ListBatchesRequest, ListBatchesResponse,
+    ListItemsRequest, ListItemsResponse, PauseBatchRequest, PauseBatchResponse, ResumeBatchRequest,
+    ResumeBatchResponse, StreamBatchRequest, StreamBatchResponse, SubmitBatchRequest,
+    WatchAttached, WatchBatchRequest, WatchBatchResponse, watch_batch_response,
 };
 
 /// The service.
@@ -325,6 +326,39 @@ impl BatchService for BatchApi {
         let resumed = deadline.bound(self.engine.resume(&name)).await?;
         let batch = Some(render::batch(&resumed));
         Ok(Response::new(ResumeBatchResponse { batch }))
+    }
+
+    async fn list_batches(
+        &self,
+        request: Request<ListBatchesRequest>,
+    ) -> Result<Response<ListBatchesResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let listed = self.batches(tenant, deadline, request.into_inner()).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn list_items(
+        &self,
+        request: Request<ListItemsRequest>,
+    ) -> Result<Response<ListItemsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let listed = self.items(tenant, deadline, request.into_inner()).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn delete_batch(
+        &self,
+        request: Request<DeleteBatchRequest>,
+    ) -> Result<Response<DeleteBatchResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let tenant = self.tenancy.of(request.metadata())?;
+        let mut wrong = Violations::default();
+        let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
+        let name = tenant.batch(wrong.required(id)?);
+        deadline.bound(self.engine.delete(&name)).await?;
+        Ok(Response::new(DeleteBatchResponse {}))
     }
 }
 

@@ -6,6 +6,7 @@ mod batch_service;
 mod convert;
 mod deadline;
 mod input_limits;
+mod lists;
 mod meter_layer;
 mod page_token;
 mod reader;

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::limits;
 use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::failures::{FailureAction, FailurePolicy, Failures};
 use crate::domain::ids::item_id_text;
-use crate::domain::item::{Ending, ItemSpec, Record, TerminalState};
+use crate::domain::item::{Ending, ItemSpec, ItemState, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
-use crate::engine::{ItemDetails, LOCAL_WORKER, Order, QueueDetails};
+use crate::engine::{ItemDetails, ItemView, LOCAL_WORKER, Order, QueueDetails};
 use crate::wire;
 
 /// A batch as it stands.
@@ -25,7 +26,9 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
         state: batch_state(batch.state).into(),
         counts: Some(counts(batch)),
         create_time: Some(time(head.created)),
+        start_time: batch.started.map(time),
         finish_time: batch.finished.map(time),
+        expire_time: batch.expires.map(time),
         last_sequence: batch.last_sequence().0.into(),
         labels: map(&options.labels),
         cancel_reason: batch.cancel_reason.to_string(),
@@ -42,6 +45,7 @@ pub(crate) fn batch(batch: &Batch) -> wire::Batch {
             enough: options.enough,
             failure_policy: options.failure_policy.as_ref().map(failure_policy),
             at_most_once: options.at_most_once,
+            retention: options.retention.map(duration),
         }),
         failure_reasons: failure_reasons(&batch.failures),
         paused: batch.paused.is_some(),
@@ -164,10 +168,24 @@ pub(crate) fn item(details: ItemDetails) -> wire::Item {
         batch,
         waiting,
     } = details;
-    let state = match (&item.record, item.running) {
-        (Some(record), _) => terminal_state(record.ending.state()),
-        (None, Some(_)) => wire::ItemState::Running,
-        (None, None) => wire::ItemState::Pending,
+    let mut told = item_in(item, &batch, usize::MAX);
+    told.waiting = waiting.map(|waiting| wire::Waiting {
+        reason: waiting.reason.name().into(),
+        message: waiting.message,
+    });
+    told
+}
+
+/// An item as it stands in a list: a large output is left out, and so is why it waits.
+pub(crate) fn listed_item(item: ItemView, batch: &Batch) -> wire::Item {
+    item_in(item, batch, limits::LISTED_OUTPUT_BYTES_MAX)
+}
+
+fn item_in(item: ItemView, batch: &Batch, output_bytes_max: usize) -> wire::Item {
+    let state = match item.state() {
+        ItemState::Pending => wire::ItemState::Pending,
+        ItemState::Running => wire::ItemState::Running,
+        ItemState::Ended(state) => terminal_state(state),
     };
     let under_way = item.running.map(|attempt| wire::Attempt {
         attempt,
@@ -185,12 +203,13 @@ pub(crate) fn item(details: ItemDetails) -> wire::Item {
             .chain(under_way)
             .collect(),
         next_attempt_time: item.next_due.map(time),
-        result: item.record.map(|record| result(record, &batch, false)),
-        spec: item.spec.and_then(Result::ok).map(spec),
-        waiting: waiting.map(|waiting| wire::Waiting {
-            reason: waiting.reason.name().into(),
-            message: waiting.message,
+        result: item.record.map(|record| {
+            let output = record.ending.output();
+            let too_large = output.is_some_and(|output| output.bytes().len() > output_bytes_max);
+            result(record, batch, too_large)
         }),
+        spec: item.spec.and_then(Result::ok).map(spec),
+        waiting: None,
         lease: item.running.map(|_| wire::ItemLease {
             worker_id: LOCAL_WORKER.into(),
         }),

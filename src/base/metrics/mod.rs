@@ -6,6 +6,7 @@
 //! Labels have few values, all of them ours: queues, outcomes, reasons, methods; never an id.
 
 mod queue;
+mod removal;
 mod returned;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub(crate) use self::queue::{AttemptEnd, QueueMetrics};
+pub(crate) use self::removal::RemovalMetrics;
 pub(crate) use self::returned::Returned;
 pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
@@ -47,6 +49,7 @@ pub struct Metrics {
     calls: Histograms<2>,
     pub(crate) store_commit: Histogram,
     pub(crate) store_fsync_errors: Counter,
+    pub(crate) removal: RemovalMetrics,
     mirrors: Mirrors,
 }
 
@@ -130,6 +133,7 @@ impl Metrics {
             "store_fsync_errors",
             "Writes and syncs of the store that failed for good; the process ends at the first",
         );
+        let removal = RemovalMetrics::new(&mut all);
         let mirrors = Mirrors::new(&mut all);
         all.build_info();
         Self {
@@ -149,6 +153,7 @@ impl Metrics {
             calls,
             store_commit,
             store_fsync_errors,
+            removal,
             mirrors,
         }
     }

@@ -66,6 +66,8 @@ struct OptionsBlob {
     failure_policy: Option<FailurePolicyBlob>,
     #[prost(bool, tag = "20")]
     at_most_once: bool,
+    #[prost(uint64, optional, tag = "25")]
+    retention_nanos: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -204,6 +206,7 @@ pub(crate) fn encode_settings(settings: &Settings) -> Vec<u8> {
                 cancel: policy.action == FailureAction::Cancel,
             }),
         at_most_once: options.at_most_once,
+        retention_nanos: options.retention.map(nanos),
     };
     blob.encode_to_vec()
 }
@@ -229,6 +232,7 @@ pub(crate) fn decode_settings(bytes: &[u8]) -> Result<Settings, prost::DecodeErr
                 FailureAction::Pause
             },
         }),
+        retention: blob.retention_nanos.map(Duration::from_nanos),
         item_timeout: blob.item_timeout_nanos.map(Duration::from_nanos),
         retry: decode_retry(blob.retry),
         labels: decode_map(blob.labels),

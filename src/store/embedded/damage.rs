@@ -245,3 +245,58 @@ async fn an_item_whose_id_damage_makes_that_of_another_is_not_taken_for_it() {
     assert_eq!(damaged, 4, "in each one record and one id");
     store.close();
 }
+
+// A server that ends whenever it removes a damaged batch would end again after each start.
+#[tokio::test]
+async fn removing_what_is_damaged_never_ends_the_server() {
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    fill(&whole).await;
+    let b = BatchId::parse("b").unwrap().into();
+    let store = open(&whole).unwrap();
+    let no = store.batch(&b).await.unwrap().head.no;
+    store.cancel_batch(no, "").await.unwrap();
+    let mut hint = store.journal_hint(no);
+    while !store.batch(&b).await.unwrap().state.is_terminal() {
+        hint.changed().await.unwrap();
+    }
+    store.close();
+    let bytes = std::fs::read(whole.join("sooner.db")).unwrap();
+    let (mut refused, mut whole_again, mut left) = (0, 0, 0);
+    for page in 1..bytes.len() / PAGE_BYTES {
+        for at in [0, PAGE_BYTES / 2] {
+            let dir = root.path().join(format!("{page}-{at}"));
+            std::fs::create_dir(&dir).unwrap();
+            let mut flipped = bytes.clone();
+            flipped[page * PAGE_BYTES + at] ^= 4;
+            std::fs::write(dir.join("sooner.db"), flipped).unwrap();
+            let Ok(store) = open(&dir) else {
+                refused += 1;
+                continue;
+            };
+            let removed = match store.delete_batch(no).await {
+                Ok(()) => loop {
+                    match store.trim(None).await {
+                        Ok(true) => {}
+                        ended => break ended,
+                    }
+                },
+                Err(error) => Err(error),
+            };
+            assert!(
+                !store.fatal().is_cancelled(),
+                "page {page} byte {at}: {removed:?}"
+            );
+            if removed.is_ok() {
+                whole_again += 1;
+            } else {
+                left += 1;
+            }
+            store.close();
+        }
+    }
+    assert!(
+        refused > 0 && whole_again > 0 && left > 0,
+        "{refused} {whole_again} {left}"
+    );
+}

@@ -1,6 +1,6 @@
 //! What the writer thread owns: the writing connection, and how a group is committed with it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint;
 use super::disk::{Disk, Room};
-use super::group::{Admission, Applied, Effects, Group, Refusal};
+use super::group::{Admission, Applied, Effects, Group, Keeping, Refusal, Removed};
 use super::operation::{Answer, Operation, Request};
+use super::rows;
 use super::schema;
 use super::{Shared, StoreOptions};
 use crate::base::clock::{self, Timestamp};
@@ -34,6 +35,10 @@ pub(crate) struct Keeper {
     chores: Chores,
     /// Bytes of dead letters' items that the last transaction copied.
     copied_bytes: usize,
+    /// Batches that cannot be removed, because they are damaged; tried again after a start.
+    unremovable: BTreeSet<BatchNo>,
+    /// The batch whose rows were being removed when the last group failed.
+    removing: Option<BatchNo>,
     /// Since when the ballast is given up, or was last asked for.
     disk_full_since: Option<Instant>,
 }
@@ -78,6 +83,8 @@ impl Keeper {
             disk: Disk::new(&options.data_dir, options.reserve),
             chores,
             copied_bytes: 0,
+            unremovable: BTreeSet::new(),
+            removing: None,
             disk_full_since: None,
         }
     }
@@ -154,6 +161,7 @@ impl Keeper {
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                     self.make_room();
                     refuse_new_work(&mut group);
+                    refuse(&mut group, Request::is_deferrable, &StoreError::DiskFull);
                     if group.is_empty() && self.chores.sweeps.is_empty() {
                         return Ok(());
                     }
@@ -168,9 +176,28 @@ impl Keeper {
                     }
                     refuse_new_work(&mut group);
                 }
+                // That must not end the server, or each start would end the same way.
+                Err(error)
+                    if rows::is_corrupt(&error)
+                        && group.iter().any(|it| it.request.is_removal()) =>
+                {
+                    self.note_damage(&error);
+                    refuse(&mut group, Request::is_removal, &StoreError::Corrupt);
+                    if group.is_empty() && self.chores.sweeps.is_empty() {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return self.give_up(group, &error),
             }
         }
+    }
+
+    /// A group met damage that removes something: what it was removing is left where it is.
+    fn note_damage(&mut self, error: &rusqlite::Error) {
+        let batch = self.removing.take();
+        self.unremovable.extend(batch);
+        let batch = batch.map(|no| no.0);
+        tracing::error!(?batch, %error, "what was to be removed is damaged and stays in the file");
     }
 
     /// What is due between two transactions.
@@ -216,7 +243,11 @@ impl Keeper {
             disk_is_low: self.disk.is_low(),
             limits: &self.shared.limits,
         };
-        let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission);
+        let keeping = Keeping {
+            retention: self.shared.retention,
+            unremovable: &self.unremovable,
+        };
+        let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission, keeping);
         let mut chunks = self.next_chunks();
         let outcome = stage_all(&mut staged, group, &mut chunks).and_then(|outcomes| {
             self.db
@@ -239,6 +270,7 @@ impl Keeper {
                 Ok((outcomes, staged.into_effects()))
             }
             Err(error) => {
+                self.removing = staged.removing();
                 staged.take_back();
                 // SQLite rolls back by itself after most errors; then there is nothing to roll back.
                 drop(self.db.execute_batch("ROLLBACK"));
@@ -265,6 +297,15 @@ impl Keeper {
         };
         self.count(accepted, &effects);
         self.copied_bytes = effects.copied_bytes;
+        let Removed {
+            deleted,
+            expired,
+            records,
+        } = effects.removed;
+        let removal = &self.shared.metrics.removal;
+        removal.deleted.inc_by(deleted);
+        removal.expired.inc_by(expired);
+        removal.records.inc_by(records);
         for (batch, pause) in effects.policy_paused {
             tracing::warn!(%batch, reason = %pause.why, "a batch is paused: too much of it failed");
         }
@@ -364,11 +405,16 @@ fn abandon(group: Vec<Operation>) -> Fatal {
 }
 
 fn refuse_new_work(group: &mut Vec<Operation>) {
-    let (new, rest): (Vec<_>, Vec<_>) = std::mem::take(group)
+    refuse(group, Request::is_new_work, &StoreError::DiskFull);
+}
+
+/// Turns some away.
+fn refuse(group: &mut Vec<Operation>, is_refused: impl Fn(&Request) -> bool, why: &StoreError) {
+    let (refused, rest): (Vec<_>, Vec<_>) = std::mem::take(group)
         .into_iter()
-        .partition(|operation| operation.request.is_new_work());
+        .partition(|operation| is_refused(&operation.request));
     *group = rest;
-    for operation in new {
-        drop(operation.answer.send(Err(StoreError::DiskFull)));
+    for operation in refused {
+        drop(operation.answer.send(Err(why.clone())));
     }
 }

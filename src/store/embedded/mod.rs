@@ -24,21 +24,25 @@ mod in_flight;
 mod keeper;
 mod leases;
 mod letters;
+mod lists;
 mod operation;
 mod queues;
 mod reader;
 mod reads;
 mod recovery;
+mod removals;
 mod rows;
 mod scheduler;
 mod schema;
 mod wal_scan;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
 use self::checkpoint::{Checkpointer, Checkpoints};
@@ -56,6 +60,7 @@ use crate::base::{clock, limits};
 use crate::domain::batch::Batch;
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemSpec;
+use crate::domain::page_token::PageKey;
 use crate::domain::pause::Pause;
 use crate::domain::weights::Weights;
 use crate::store::admission::Limits;
@@ -75,6 +80,8 @@ pub struct StoreOptions {
     pub reserve: Option<Reserve>,
     /// How much may be accepted and not over.
     pub limits: Limits,
+    /// How long a batch stays once it is over that says nothing of its own.
+    pub retention: Duration,
     /// Where it counts, and whoever stands on it too.
     pub metrics: Arc<Metrics>,
     /// How tenants share its queues.
@@ -82,12 +89,14 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// A store without bounds that keeps no room for results and counts for itself.
+    /// A store without bounds that keeps no room for results, and batches as long as a server does by
+    /// default, and counts for itself.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             reserve: None,
             limits: Limits::default(),
+            retention: limits::RETENTION_DEFAULT,
             metrics: Arc::default(),
             weights: Weights::default(),
         }
@@ -127,6 +136,10 @@ struct Shared {
     /// Whether room is set aside for a full disk.
     ballast: bool,
     limits: Limits,
+    /// How long a batch stays that says nothing of its own.
+    retention: Duration,
+    /// What the places of lists are signed with.
+    page_key: PageKey,
     metrics: Arc<Metrics>,
 }
 
@@ -182,6 +195,20 @@ impl Shared {
     }
 }
 
+/// The writing connection to a database file that is all there.
+fn connect_whole(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |error| recovery::Error::Sqlite(error).at(path);
+    let db = schema::connect(path, Role::Writer).map_err(sqlite)?;
+    schema::checkpoint(&db, "TRUNCATE").map_err(sqlite)?;
+    // By its name: opening the file and closing it again would drop SQLite's locks on it.
+    let length = path.metadata();
+    let length = length.map_err(|error| OpenError::Io(path.to_owned(), error))?;
+    if length.len() < schema::file_bytes(&db).map_err(sqlite)? {
+        return Err(OpenError::Damaged(damage(path, "its end is missing")));
+    }
+    Ok(db)
+}
+
 impl Store {
     /// Opens the store of a data directory, or creates one, and brings it back to where it was.
     ///
@@ -201,17 +228,14 @@ impl Store {
         let io = |error| OpenError::Io(place.clone(), error);
         let interrupted = InFlight::read(&dir.in_flight()).map_err(io)?;
 
-        let db = schema::connect(&path, Role::Writer).map_err(sqlite)?;
-        schema::checkpoint(&db, "TRUNCATE").map_err(sqlite)?;
-        // By its name: opening the file and closing it again would drop SQLite's locks on it.
-        let length = path.metadata().map_err(io)?.len();
-        if length < schema::file_bytes(&db).map_err(sqlite)? {
-            return Err(OpenError::Damaged(damage(&path, "its end is missing")));
-        }
+        let db = connect_whole(&path)?;
         db.execute_batch("BEGIN IMMEDIATE").map_err(sqlite)?;
         let mut restored =
             recovery::recover(&db, &interrupted, clock::now()).map_err(|error| error.at(&path))?;
         restored.scheduler.weigh(options.weights.clone());
+        // Of an earlier version, which removed nothing: its time begins now.
+        rows::keep_until(&db, clock::now().plus(options.retention)).map_err(sqlite)?;
+        let page_key = rows::page_key(&db).map_err(sqlite)?;
         db.execute_batch("COMMIT").map_err(sqlite)?;
         // Only now: the marks are durable.
         let in_flight = InFlight::create(&dir.in_flight()).map_err(io)?;
@@ -237,6 +261,8 @@ impl Store {
             released: AtomicBool::new(false),
             ballast: options.reserve.is_some(),
             limits: options.limits.clone(),
+            retention: options.retention,
+            page_key,
             metrics: Arc::clone(&options.metrics),
         });
         let chores = Chores {

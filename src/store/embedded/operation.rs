@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::base::clock::Timestamp;
 use crate::domain::batch::Batch;
 use crate::domain::dead_letter::LetterPlace;
 use crate::domain::ids::{BatchNo, QueueName};
@@ -33,6 +34,12 @@ pub(crate) enum Request {
     EndInterrupted {
         batch: BatchNo,
         items: Vec<u32>,
+    },
+    /// Takes a batch that is over off the books.
+    Remove(BatchNo),
+    /// Takes what has expired by then off the books, and removes some rows of what is off them.
+    Trim {
+        expired_by: Option<Timestamp>,
     },
     /// Pauses a batch, or without a pause lets it go on.
     Pause {
@@ -64,6 +71,10 @@ pub(crate) enum Answer {
     Settled(Vec<Verdict>),
     Cancelled(CancelCounts),
     Purged(u32),
+    /// Whether more is to be removed.
+    Trimmed {
+        more: bool,
+    },
     Done,
 }
 
@@ -86,7 +97,17 @@ impl Request {
         )
     }
 
-    /// Bytes of payload that it holds while it waits, about.
+    /// Whether it removes batches: what is damaged may stand in its way.
+    pub(crate) fn is_removal(&self) -> bool {
+        matches!(self, Self::Remove(_) | Self::Trim { .. })
+    }
+
+    /// Whether it may as well come later, when there is room again.
+    pub(crate) fn is_deferrable(&self) -> bool {
+        matches!(self, Self::Trim { .. })
+    }
+
+    /// Bytes of payload that it holds while it waits, about, or that it writes to the log.
     pub(crate) fn bytes(&self) -> usize {
         let of_items = |items: &[ItemSpec]| {
             items
@@ -103,9 +124,12 @@ impl Request {
             Self::Settle(settlements) => {
                 settlements.iter().map(|one| 128 + one.output_bytes()).sum()
             }
+            // The pages of the rows that go.
+            Self::Trim { .. } => 1 << 20,
             Self::Seal { .. }
             | Self::EndOverdue
             | Self::EndInterrupted { .. }
+            | Self::Remove(_)
             | Self::Pause { .. }
             | Self::PauseQueue { .. }
             | Self::Cancel { .. }

@@ -121,18 +121,21 @@ impl Store {
         // Memory before disk: an id that a run takes over in between is then found there.
         let unwritten = self.unwritten(batch, &ids);
         let found = self.0.readers.run(move |db, _| {
-            let total = rows::batch(db, batch)?.map_or(0, |row| row.batch.total);
+            let Some(row) = rows::batch(db, batch)? else {
+                return Ok(Err(StoreError::NoBatch));
+            };
+            let total = row.batch.total;
             let index_of = |place: usize, id: &str| {
                 let unwritten = unwritten.get(place).map_or(&[][..], Vec::as_slice);
                 let index = rows::index_of(db, batch, total, id, unwritten)?;
-                Ok(index.ok_or_else(|| id.into()))
+                Ok(index.ok_or_else(|| StoreError::NoItem(id.into())))
             };
             ids.iter()
                 .enumerate()
                 .map(|(place, id)| index_of(place, id))
                 .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
         });
-        found.await?.map_err(StoreError::NoItem)
+        found.await?
     }
 
     /// An item as it stands.
@@ -160,6 +163,9 @@ impl Store {
             )
         };
         let view = self.0.readers.run(move |db, _| {
+            if rows::batch(db, batch)?.is_none() {
+                return Ok(None);
+            }
             let record = rows::result_of(db, item)?.map(|(record, _)| record);
             let mut past = rows::attempts_of_item(db, item, limits::ATTEMPTS_TOLD_MAX)?;
             let last = record
@@ -171,7 +177,7 @@ impl Store {
             past.extend(last);
             let (_, spec) = rows::items(db, batch, &[index])?.remove(0);
             let id = spec.as_ref().ok().and_then(|spec| spec.id.clone());
-            Ok(ItemView {
+            Ok(Some(ItemView {
                 index,
                 id,
                 running: running.filter(|_| record.is_none()),
@@ -179,9 +185,9 @@ impl Store {
                 record,
                 past,
                 spec: with_spec.then_some(spec),
-            })
+            }))
         });
-        view.await
+        view.await?.ok_or(StoreError::NoBatch)
     }
 
     /// The items from `first` on, as many as fit into a page, each unless its record is damaged.
@@ -195,9 +201,13 @@ impl Store {
         let specs = self.0.readers.run(move |db, part| {
             let some = indexes.len().div_ceil(part).max(1);
             let some = &indexes[..some.min(indexes.len())];
-            rows::items_within(db, batch, some, limits::SPECS_BYTES_MAX / part)
+            if rows::batch(db, batch)?.is_none() {
+                return Ok(None);
+            }
+            rows::items_within(db, batch, some, limits::SPECS_BYTES_MAX / part).map(Some)
         });
-        Ok(specs.await?.into_iter().map(|(_, spec)| spec).collect())
+        let specs = specs.await?.ok_or(StoreError::NoBatch)?;
+        Ok(specs.into_iter().map(|(_, spec)| spec).collect())
     }
 
     /// Changes whenever the batch's journal or state does. Subscribe before reading.
@@ -228,7 +238,10 @@ impl Store {
             .scheduler
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let leases = scheduler.batch(batch.head.no).map_or(0, LiveBatch::running);
+        let live = scheduler.batch(batch.head.no);
+        let leases = live.map_or(0, LiveBatch::running);
+        // It is on disk once something else of the batch is.
+        batch.started = batch.started.or(live.and_then(|live| live.started));
         // A lease may outlive its item's record for a moment; the counts sum to the total all the same.
         let open = batch.total - batch.tally.terminal();
         batch.running = leases.min(open);

@@ -197,6 +197,7 @@ fn rebuild(db: &Connection, row: &rows::BatchRow) -> Result<LiveBatch, Error> {
     batch.cancel_reason = told.cancel_reason.clone();
     batch.paused.clone_from(&told.paused);
     batch.cause = told.cause;
+    batch.started = told.started;
     batch.failures = Arc::clone(&told.failures);
     // The row's counts are the truth about states; the index tells which items they are.
     let mut terminal = 0;

@@ -5,6 +5,7 @@ mod letters;
 mod options;
 mod upload;
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use self::items::items;
@@ -169,6 +170,21 @@ pub(crate) fn check_reason(wrong: &mut Violations, reason: &str) {
         let message = format!("{has} bytes are more than the limit {max}");
         wrong.add(INVALID_FIELD, "reason", message);
     }
+}
+
+/// Labels to filter by.
+pub(crate) fn labels(
+    wrong: &mut Violations,
+    field: &str,
+    wire: HashMap<String, String>,
+) -> BTreeMap<Box<str>, Box<str>> {
+    options::map(
+        wrong,
+        field,
+        wire,
+        limits::LABELS_MAX,
+        limits::LABEL_BYTES_MAX,
+    )
 }
 
 /// Terminal states to filter by.

@@ -37,6 +37,7 @@ pub(super) fn options(
         failure_policy: wire
             .failure_policy
             .map(|policy| failure_policy(wrong, &within("failure_policy"), policy)),
+        retention: duration(wrong, &within("retention"), wire.retention),
         item_timeout: duration(wrong, &within("item_timeout"), wire.item_timeout),
         retry: retry(
             wrong,

@@ -147,6 +147,7 @@ impl Chunk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
 
     use rusqlite::Connection;
@@ -168,6 +169,7 @@ mod tests {
         db: Connection,
         scheduler: Mutex<Scheduler>,
         limits: Limits,
+        unremovable: BTreeSet<BatchNo>,
         _dir: tempfile::TempDir,
     }
 
@@ -180,6 +182,7 @@ mod tests {
                 db: schema::connect(&path, Role::Writer).unwrap(),
                 scheduler: Mutex::default(),
                 limits: Limits::default(),
+                unremovable: BTreeSet::new(),
                 _dir: dir,
             }
         }
@@ -194,7 +197,12 @@ mod tests {
         /// A group of one operation, that is committed or, as on a full disk, rolled back.
         fn write(&self, request: &Request, commits: bool) -> Result<Answer, StoreError> {
             self.db.execute_batch("BEGIN IMMEDIATE").unwrap();
-            let mut group = Group::new(&self.db, &self.scheduler, clock::now(), self.admission());
+            let keeping = crate::store::embedded::group::Keeping {
+                retention: limits::RETENTION_DEFAULT,
+                unremovable: &self.unremovable,
+            };
+            let admission = self.admission();
+            let mut group = Group::new(&self.db, &self.scheduler, clock::now(), admission, keeping);
             let answer = group.stage(request).map_err(|refusal| match refusal {
                 Refusal::Refused(refused) => refused,
                 Refusal::Failed(error) => panic!("{error}"),

@@ -10,6 +10,17 @@ use crate::domain::pause::Pause;
 use crate::domain::tally::Tally;
 use crate::store::embedded::scheduler::{LiveBatch, Loads, Past, Scheduler};
 
+/// How much was removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Removed {
+    /// Batches taken off the books because somebody asked for it.
+    pub(crate) deleted: u64,
+    /// The same because their retention was over.
+    pub(crate) expired: u64,
+    /// Results gone from the file.
+    pub(crate) records: u64,
+}
+
 /// What happens once the group is durable.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
@@ -45,6 +56,8 @@ pub(crate) struct Effects {
     pub(crate) stops: Vec<CancellationToken>,
     /// Batches that end early, whose remaining items are to be recorded.
     pub(crate) ending: Vec<BatchNo>,
+    /// What was removed.
+    pub(crate) removed: Removed,
     /// Batches that their failure policy paused.
     pub(crate) policy_paused: Vec<(BatchId, Pause)>,
     /// Batches that are over.

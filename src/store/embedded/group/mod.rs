@@ -12,6 +12,7 @@ mod early;
 mod effects;
 mod pause;
 mod redrive;
+mod remove;
 mod settle;
 mod stale;
 mod submit;
@@ -22,7 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 
 pub(crate) use self::admission::Admission;
-pub(crate) use self::effects::{Applied, Effects};
+pub(crate) use self::effects::{Applied, Effects, Removed};
+pub(crate) use self::remove::Keeping;
 use super::operation::{Answer, Request};
 use super::rows;
 use super::scheduler::{LiveBatch, Scheduler, Undo};
@@ -40,6 +42,9 @@ pub(crate) struct Group<'a> {
     scheduler: &'a Mutex<Scheduler>,
     now: Timestamp,
     admission: Admission<'a>,
+    keeping: Keeping<'a>,
+    /// The batch whose rows are being removed.
+    removing: Option<BatchNo>,
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
@@ -95,6 +100,7 @@ impl<'a> Group<'a> {
         scheduler: &'a Mutex<Scheduler>,
         now: Timestamp,
         admission: Admission<'a>,
+        keeping: Keeping<'a>,
     ) -> Self {
         let (undo, touched, effects) = (Vec::new(), BTreeMap::new(), Effects::default());
         Self {
@@ -102,6 +108,8 @@ impl<'a> Group<'a> {
             scheduler,
             now,
             admission,
+            keeping,
+            removing: None,
             undo,
             touched,
             effects,
@@ -134,6 +142,14 @@ impl<'a> Group<'a> {
             Request::EndInterrupted { batch, items } => {
                 self.end_interrupted(*batch, items)?;
                 Ok(Answer::Done)
+            }
+            Request::Remove(batch) => {
+                self.remove(*batch)?;
+                Ok(Answer::Done)
+            }
+            Request::Trim { expired_by } => {
+                let more = self.trim(*expired_by)?;
+                Ok(Answer::Trimmed { more })
             }
             Request::Pause { batch, pause } => {
                 let paused = self.pause(*batch, pause.as_ref());
@@ -194,6 +210,12 @@ impl<'a> Group<'a> {
                 batch.state = state;
                 snapshot.state = state;
                 snapshot.finished = Some(self.now);
+                let retention = batch
+                    .head
+                    .options
+                    .retention
+                    .unwrap_or(self.keeping.retention);
+                snapshot.expires = Some(self.now.plus(retention));
                 self.effects.retired.push(no);
             }
             self.effects.changed.push(no);
@@ -212,6 +234,11 @@ impl<'a> Group<'a> {
     /// The group is durable: what is left to do.
     pub(crate) fn into_effects(self) -> Effects {
         self.effects
+    }
+
+    /// The batch whose removal has failed, if the group did because of that.
+    pub(crate) fn removing(&self) -> Option<BatchNo> {
+        self.removing
     }
 
     /// The group is not durable: takes everything back that it staged.

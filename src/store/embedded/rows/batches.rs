@@ -15,9 +15,9 @@ use crate::domain::tally::Tally;
 use crate::store::embedded::{batch_columns, codec};
 use crate::store::{Content, Key, Keys, Mismatch, NewBatch, StoreError};
 
-const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
+pub(super) const BATCH_COLUMNS: &str = "id, public_id, uid, state, items, succeeded, failed, cancelled, expired, \
      created_ms, finished_ms, cancel_reason, queue, options, crc, fingerprint, last_seq, kind, paused, cause, failures, tenant, \
-     source_id, input_bytes";
+     source_id, input_bytes, started_ms, expires_ms";
 
 /// A batch as its row tells it, with the keys of its submission.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
     cached(
         db,
         "UPDATE batches SET state=?, items=?, input_bytes=?, succeeded=?, failed=?, cancelled=?, expired=?, last_seq=?, \
-         finished_ms=?, cancel_reason=?, paused=?, cause=?, failures=? WHERE id=?",
+         finished_ms=?, cancel_reason=?, paused=?, cause=?, failures=?, started_ms=?, expires_ms=? WHERE id=?",
     )?
     .execute(params![
         batch.state as u8,
@@ -97,16 +97,25 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
         batch.paused.as_ref().map(batch_columns::encode_pause),
         batch.cause.map_or(0, |cause| cause as u8),
         batch_columns::encode_failures(&batch.failures),
+        batch.started.map(|at| at.0),
+        batch.expires.map(|at| at.0),
         batch.head.no.0,
     ])?;
     Ok(())
 }
 
-/// The batch of that number.
+/// Gives those that are over and have no end of their retention this one.
+pub(crate) fn keep_until(db: &Connection, until: Timestamp) -> Sql<()> {
+    let sql = "UPDATE batches SET expires_ms=? WHERE state IN (3, 5, 6, 7) AND expires_ms IS NULL";
+    db.execute(sql, [until.0])?;
+    Ok(())
+}
+
+/// The batch of that number, unless it is being removed.
 pub(crate) fn batch(db: &Connection, no: BatchNo) -> Sql<Option<BatchRow>> {
     cached(
         db,
-        &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id=?"),
+        &format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id=? AND state<>8"),
     )?
     .query_row([no.0], read_batch)
     .optional()
@@ -185,7 +194,7 @@ pub(crate) fn live_batches(db: &Connection) -> Sql<Vec<BatchRow>> {
     db.prepare(&sql)?.query_map([], read_batch)?.collect()
 }
 
-fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
+pub(super) fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
     let uid: [u8; 16] = row.get(2)?;
     let options: Vec<u8> = row.get(13)?;
     if crc(&[&uid, &options]) != row.get::<_, i64>(14)? {
@@ -239,7 +248,9 @@ fn read_batch(row: &Row<'_>) -> Sql<BatchRow> {
                 cancelled: row.get(7)?,
                 expired: row.get(8)?,
             },
+            started: row.get::<_, Option<i64>>(24)?.map(Timestamp),
             finished: row.get::<_, Option<i64>>(10)?.map(Timestamp),
+            expires: row.get::<_, Option<i64>>(25)?.map(Timestamp),
             cancel_reason: row.get::<_, String>(11)?.into(),
             paused,
             cause: EndCause::from_number(row.get(19)?),

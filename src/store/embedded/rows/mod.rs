@@ -6,8 +6,11 @@ mod item_ids;
 mod item_times;
 mod items;
 mod letters;
+mod lists;
+mod meta;
 mod queues;
 mod redrives;
+mod removal;
 mod results;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode};
@@ -16,7 +19,8 @@ pub(crate) use self::attempts::{
     AttemptKind, AttemptRow, attempts_of_batch, attempts_of_item, insert_attempt,
 };
 pub(crate) use self::batches::{
-    BatchRow, batch, batch_by_keys, batch_by_name, insert_batch, live_batches, update_batch,
+    BatchRow, batch, batch_by_keys, batch_by_name, insert_batch, keep_until, live_batches,
+    update_batch,
 };
 pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
@@ -30,9 +34,14 @@ pub(crate) use self::letters::{
     Gone, Stretch, letter, mark_purged, mark_redriven, newest_letter, oldest_letter, packed,
     standing,
 };
+pub(crate) use self::lists::{Known, batch_page, item_page};
+pub(crate) use self::meta::page_key;
 pub(crate) use self::queues::{pause_queue, paused_queues, resume_queue};
 pub(crate) use self::redrives::{
     RedriveRow, end_redrive, insert_redrive, move_redrive, redrive, redrives,
+};
+pub(crate) use self::removal::{
+    Budget, expired, is_redriven, next_removed, remove_batch, remove_some,
 };
 pub(crate) use self::results::{
     Reach, insert_result, result_of, results, terminal_indexes, unattempted,

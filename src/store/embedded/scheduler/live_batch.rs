@@ -76,6 +76,8 @@ pub(crate) struct LiveBatch {
     pub(crate) failures: Arc<Failures>,
     /// Its pause, if it is paused, as staged.
     pub(crate) paused: Option<Pause>,
+    /// When its first attempt was granted. It is written along with what changes next.
+    pub(crate) started: Option<Timestamp>,
     /// Terminal items by state.
     pub(crate) tally: Tally,
     /// Asks all its attempts to stop.
@@ -122,6 +124,7 @@ impl LiveBatch {
             paused: None,
             cause: None,
             failures: Arc::default(),
+            started: None,
             tally: Tally::default(),
             stop: CancellationToken::new(),
             leases: HashMap::new(),
@@ -166,7 +169,9 @@ impl LiveBatch {
             input_bytes: self.input_bytes,
             running: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
             tally: self.tally,
+            started: self.started,
             finished: None,
+            expires: None,
             cancel_reason: self.cancel_reason.clone(),
             paused: self.paused.clone(),
             cause: self.cause,
@@ -321,6 +326,12 @@ impl LiveBatch {
             return again.saturating_sub(1);
         }
         again.saturating_add(index.saturating_sub(self.next_that_never_ran()))
+    }
+
+    /// The first item from `index` on that has no result.
+    pub(crate) fn next_unfinished(&self, index: u32) -> Option<u32> {
+        let next = self.terminal.first_absent(index);
+        (next < self.total).then_some(next)
     }
 
     /// Since when `index` could have run.

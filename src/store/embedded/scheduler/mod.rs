@@ -262,6 +262,7 @@ impl Scheduler {
             };
             let ready_since = batch.ready_since(item.index);
             batch.leases.insert(item.index, lease);
+            batch.started.get_or_insert(now);
             self.leases += 1;
             if let Some(rotation) = self.queues.get_mut(demand.queue) {
                 rotation.line_up(batch, now);

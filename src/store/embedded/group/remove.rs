@@ -1,0 +1,78 @@
+//! Staging the removal of batches: off the books at once, their rows in chunks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Group, Refusal};
+use crate::base::clock::Timestamp;
+use crate::base::limits;
+use crate::domain::ids::BatchNo;
+use crate::store::StoreError;
+use crate::store::embedded::rows;
+
+/// How long batches are kept, and which must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping<'a> {
+    /// How long a batch stays that says nothing of its own.
+    pub(crate) retention: Duration,
+    /// Batches that cannot be removed, because they are damaged.
+    pub(crate) unremovable: &'a BTreeSet<BatchNo>,
+}
+
+impl Group<'_> {
+    /// Takes a batch that is over off the books.
+    pub(super) fn remove(&mut self, no: BatchNo) -> Result<(), Refusal> {
+        let row = rows::batch(self.db, no)?;
+        if !row.ok_or(StoreError::NoBatch)?.batch.state.is_terminal() {
+            return Err(StoreError::NotOver.into());
+        }
+        if rows::is_redriven(self.db, no)? {
+            return Err(StoreError::Redriven.into());
+        }
+        self.take_off(no)?;
+        self.effects.removed.deleted += 1;
+        Ok(())
+    }
+
+    /// Takes off the books what has expired by then, if that is told, and removes some rows of what is
+    /// off them. Answers whether more is left.
+    pub(super) fn trim(&mut self, expired_by: Option<Timestamp>) -> Result<bool, Refusal> {
+        let most = limits::TRIM_BATCHES_MAX;
+        let expired = expired_by.map(|by| rows::expired(self.db, by, most));
+        let expired = expired.transpose()?;
+        let expired = expired.unwrap_or_default();
+        let mut more = expired.len() == most;
+        for no in expired {
+            if !self.keeping.unremovable.contains(&no) {
+                self.take_off(no)?;
+                self.effects.removed.expired += 1;
+            }
+        }
+        let mut budget = rows::Budget::new();
+        let mut after = BatchNo(0);
+        while let Some(no) = rows::next_removed(self.db, after)? {
+            after = no;
+            if self.keeping.unremovable.contains(&no) {
+                continue;
+            }
+            if budget.is_spent() {
+                more = true;
+                break;
+            }
+            self.removing = Some(no);
+            rows::remove_some(self.db, no, &mut budget)?;
+            self.removing = None;
+        }
+        self.effects.removed.records += budget.records;
+        Ok(more || budget.is_spent())
+    }
+
+    fn take_off(&mut self, no: BatchNo) -> rusqlite::Result<()> {
+        self.removing = Some(no);
+        rows::remove_batch(self.db, no)?;
+        self.removing = None;
+        // Who reads it learns that it is gone.
+        self.effects.changed.push(no);
+        Ok(())
+    }
+}
