@@ -6,12 +6,14 @@ mod cancel;
 mod config_show;
 mod connect;
 mod dead;
+mod delete;
 mod exit;
 mod facts;
 mod following;
 mod get;
 mod input;
 mod json;
+mod list;
 mod out_dir;
 mod output;
 mod pause;
@@ -56,11 +58,13 @@ enum Command {
     Submit(submit::Arguments),
     Watch(watch::Arguments),
     Get(get::Arguments),
+    List(list::Arguments),
     Cancel(cancel::Arguments),
     Pause(pause::Arguments),
     Resume(resume::Arguments),
     Queue(queue::Arguments),
     Dead(dead::Arguments),
+    Delete(delete::Arguments),
     Config(config_show::Arguments),
 }
 
@@ -84,11 +88,13 @@ pub fn main() -> ExitCode {
         Command::Submit(arguments) => submit::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Pause(arguments) => pause::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Dead(arguments) => dead::run(&arguments),
+        Command::Delete(arguments) => delete::run(&arguments),
         Command::Config(arguments) => config_show::run(arguments),
     };
     match ended {

@@ -20,6 +20,7 @@ mod cli_config;
 mod cli_dead;
 mod cli_get;
 mod cli_input;
+mod cli_list;
 mod cli_pause;
 mod cli_submit;
 mod cli_watch;
