@@ -224,10 +224,10 @@ impl Watched {
             return;
         };
         let now = self.story.now;
-        let live = self.story.scheduler.batch_mut(BatchNo(no)).unwrap();
-        let first = live.total;
-        live.staged_total += items;
-        live.extend(now);
+        let first = self.story.scheduler.batch(BatchNo(no)).unwrap().total;
+        let scheduler = &mut self.story.scheduler;
+        scheduler.stage_items(BatchNo(no), first + items, 0);
+        scheduler.batch_mut(BatchNo(no)).unwrap().extend(now);
         self.story.scheduler.wake(BatchNo(no), now);
         let seen = self.batches.get_mut(&no).unwrap();
         let waiting = (first..first + items).map(|index| (index, now));
