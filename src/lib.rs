@@ -122,6 +122,8 @@ pub use self::domain::attempt::{ItemError, Outcome};
 #[doc(inline)]
 pub use self::domain::batch::{Batch, BatchState, EndCause};
 #[doc(inline)]
+pub use self::domain::dead_letter::{DeadLetter, LetterFilter, LetterPlace};
+#[doc(inline)]
 pub use self::domain::failures::{FailureAction, FailurePolicy, Failures};
 #[doc(inline)]
 pub use self::domain::ids::{BatchId, BatchName, QueueName, RequestId, Sequence, Tenant};
@@ -142,8 +144,8 @@ pub use self::domain::tally::Tally;
 #[doc(inline)]
 pub use self::engine::{
     Attempt, BatchList, BatchQuery, Blocking, CancelCounts, Handler, HandlerFn, ItemDetails,
-    ItemList, ItemLog, ItemQuery, ItemView, Order, QueueDetails, Submission, UploadStart, Waiting,
-    WaitingReason, blocking, handler_fn,
+    ItemList, ItemLog, ItemQuery, ItemView, LetterPage, LetterQuery, Order, QueueDetails,
+    RedriveRequest, Submission, UploadStart, Waiting, WaitingReason, blocking, handler_fn,
 };
 #[doc(inline)]
 pub use self::error::{Error, ErrorKind, Result};

@@ -54,6 +54,8 @@
 //! [`BatchOptions`](crate::BatchOptions) has what a batch may be asked for beside its items: whose turn
 //! it is, when it ends early, and what happens when too much of it fails. A batch that
 //! [paused](crate::Sooner::pause), by hand or by itself, goes on with [`resume`](crate::Sooner::resume).
+//! What failed for good is listed by [`dead_letters`](crate::Sooner::dead_letters), and run again by
+//! [`redrive`](crate::Sooner::redrive).
 //!
 //! # How it ends
 //!

@@ -51,12 +51,25 @@ pub struct RedriveRequest {
     pub request_id: Option<RequestId>,
     /// Their batch.
     pub batch: BatchName,
-    /// These, sorted; none means all.
+    /// These; none means all.
     pub item_ids: Vec<Box<str>>,
     /// Those of this queue.
     pub queue: Option<QueueName>,
     /// Those with this reason.
     pub reason: Option<Box<str>>,
+}
+
+impl RedriveRequest {
+    /// All dead letters of a batch.
+    pub fn all_of(batch: impl Into<BatchName>) -> Self {
+        Self {
+            request_id: None,
+            batch: batch.into(),
+            item_ids: Vec::new(),
+            queue: None,
+            reason: None,
+        }
+    }
 }
 
 impl Engine {
@@ -125,10 +138,13 @@ impl Engine {
         let RedriveRequest {
             request_id,
             batch: name,
-            item_ids,
+            mut item_ids,
             queue,
             reason,
         } = request;
+        // The same request in another order is the same.
+        item_ids.sort_unstable();
+        item_ids.dedup();
         let fingerprint =
             redrive_fingerprint(&name.id, queue.as_ref(), reason.as_deref(), &item_ids);
         let store = &self.0.store;

@@ -5,6 +5,7 @@
 
 mod builder;
 mod checks;
+mod dead_letters;
 mod results;
 mod upload;
 

@@ -2,12 +2,14 @@
 
 use std::future::pending;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sooner::{
-    Attempt, BatchId, BatchState, ErrorKind, HandlerFn, ItemError, ItemSpec, OpenError, Order,
-    Outcome, Payload, Queue, Results, RetrySettings, Sooner, Submission, TerminalState, blocking,
-    handler_fn,
+    Attempt, BatchId, BatchState, ErrorKind, HandlerFn, ItemError, ItemSpec, LetterQuery,
+    OpenError, Order, Outcome, Payload, Queue, RedriveRequest, Results, RetrySettings, Sooner,
+    Submission, TerminalState, blocking, handler_fn,
 };
 
 use crate::harness::gate::{Gate, OpenAtEnd, place};
@@ -325,5 +327,47 @@ async fn what_cannot_be_is_refused_with_its_place() {
     assert_eq!(nothing.violations()[0].field, "items");
     let unknown = sooner.watch(&id(), Order::default()).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    sooner.close().await;
+}
+
+#[tokio::test]
+async fn what_failed_is_listed_and_run_again_under_its_first_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mended = Arc::new(AtomicBool::new(false));
+    let is_mended = Arc::clone(&mended);
+    let handler = blocking(move |attempt: &Attempt| {
+        if is_mended.load(Ordering::Relaxed) {
+            return Done::Ok(attempt.idempotency_key());
+        }
+        let broken = ItemError::permanent("BROKEN", "not yet");
+        Err(broken)
+    });
+    let sooner = opened(dir.path(), Queue::new(handler)).await;
+    let results = sooner.submit(batch(3)).await.unwrap();
+    let uid = results.batch().head.uid;
+    rest(results).await;
+    let query = LetterQuery::default();
+    let page = sooner.dead_letters(&query, None, 2).await.unwrap();
+    assert_eq!((page.letters.len(), page.reasons.reasons["BROKEN"]), (2, 3));
+    let page = sooner.dead_letters(&query, page.next, 2).await.unwrap();
+    assert_eq!((page.letters.len(), page.next), (1, None));
+
+    mended.store(true, Ordering::Relaxed);
+    let request = RedriveRequest {
+        item_ids: vec!["2".into(), "1".into()],
+        ..RedriveRequest::all_of(id())
+    };
+    let again = sooner.redrive(request).await.unwrap();
+    assert_eq!(again.batch().head.source, Some(id()));
+    let mut keys: Vec<_> = rest(again)
+        .await
+        .into_iter()
+        .map(|(_, _, output)| output.unwrap().as_text().unwrap().to_owned())
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [format!("{uid}/1"), format!("{uid}/2")]);
+    assert_eq!(sooner.purge_dead_letters(&query).await.unwrap(), 1);
+    let refused = sooner.redrive(RedriveRequest::all_of(id())).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Precondition);
     sooner.close().await;
 }
