@@ -5,22 +5,6 @@ use crate::error::{Error, ErrorKind};
 use crate::store::admission::Full;
 use crate::store::{Key, Mismatch, StoreError};
 
-fn conflict(key: Key, holder: &BatchId, mismatch: Mismatch) -> Error {
-    let (name, reason) = match key {
-        Key::BatchId => ("batch_id", "BATCH_ID_CONFLICT"),
-        Key::RequestId => ("request_id", "REQUEST_ID_CONFLICT"),
-    };
-    let message = match mismatch {
-        Mismatch::Content => {
-            format!("this {name} belongs to batch {holder}, whose content is other")
-        }
-        Mismatch::Keys => format!(
-            "the keys do not name one batch: the other one belongs to batch {holder}, this {name} does not"
-        ),
-    };
-    Error::new(ErrorKind::Conflict, reason, message).with("batch_id", holder)
-}
-
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();

@@ -224,11 +224,11 @@ impl Watched {
             return;
         };
         let now = self.story.now;
-        let first = self.story.scheduler.batch(BatchNo(no)).unwrap().total;
-        let scheduler = &mut self.story.scheduler;
-        scheduler.stage_items(BatchNo(no), first + items, 0);
-        scheduler.batch_mut(BatchNo(no)).unwrap().extend(now);
-        self.story.scheduler.wake(BatchNo(no), now);
+        let (scheduler, no_inside) = (&mut self.story.scheduler, BatchNo(no));
+        let first = scheduler.batch(no_inside).unwrap().total;
+        scheduler.stage_items(no_inside, first + items, 0);
+        scheduler.batch_mut(no_inside).unwrap().extend(now);
+        scheduler.wake(no_inside, now);
         let seen = self.batches.get_mut(&no).unwrap();
         let waiting = (first..first + items).map(|index| (index, now));
         seen.waiting.extend(waiting);
