@@ -5,6 +5,7 @@
 //!   pool ─▶ store.lease ─▶ attempt ─▶ settler ─▶ store.settle
 //!   upload ─▶ store, uploads: who goes on with which
 //!   presence: streams per batch, for those that end when nobody listens
+//!   trim: batches whose retention is over, and the rows of deleted ones; lists: pages of both
 //!   adapters, own_threads: what a handler computes on
 //! ```
 
