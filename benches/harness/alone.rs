@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sooner::base::tasks::Tasks;
 use sooner::base::{clock, entropy};
+use sooner::domain::attempt::{ItemError, Reason};
 use sooner::domain::batch::Batch;
 use sooner::domain::fingerprint::fingerprint;
 use sooner::domain::ids::{BatchUid, QueueName, Tenant};
@@ -20,6 +21,9 @@ const APPEND_ITEMS: usize = 1000;
 
 /// Groups that the leases in flight are held in, so that one is computed while another is committed.
 const LANES: usize = 4;
+
+/// Batches that are created at once, so that many share a commit.
+const CREATES_AT_ONCE: usize = 512;
 
 /// How often the server may die under an item; it does not here.
 const CRASHES_MAX: u32 = 3;
@@ -77,6 +81,30 @@ pub(crate) fn open(data_dir: &std::path::Path) -> Store {
 
 /// A batch that takes items.
 pub(crate) async fn open_batch(store: &Store) -> Batch {
+    create(store, Content::Appended(UploadTerms::default())).await
+}
+
+/// Creates so many batches of one item each, some hundred at once.
+pub(crate) async fn create_many(store: &Store, tasks: &Tasks, count: usize) {
+    let left = Arc::new(AtomicUsize::new(count));
+    let lanes = (0..CREATES_AT_ONCE).map(|_| {
+        let (store, left) = (store.clone(), Arc::clone(&left));
+        tasks.spawn(async move {
+            let one = |left: usize| left.checked_sub(1);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one)
+                .is_ok()
+            {
+                create(&store, Content::Whole(vec![ItemSpec::default()])).await;
+            }
+        })
+    });
+    for lane in lanes.collect::<Vec<_>>() {
+        lane.await.expect("creating does not panic");
+    }
+}
+
+async fn create(store: &Store, content: Content) -> Batch {
     let options = BatchOptions::default();
     let new = NewBatch {
         tenant: Tenant::default(),
@@ -87,7 +115,7 @@ pub(crate) async fn open_batch(store: &Store) -> Batch {
         fingerprint: fingerprint(None, &options, &[]),
         options,
         on_disconnect: OnDisconnect::Continue,
-        content: Content::Appended(UploadTerms::default()),
+        content,
     };
     match store.create_batch(new).await.expect("it is stored") {
         Created::New(batch) | Created::Existing(batch) => batch,
@@ -117,11 +145,37 @@ pub(crate) async fn append(store: &Store, load: Load) -> Batch {
 
 /// Leases and finishes items until `load` is done.
 pub(crate) async fn finish(store: &Store, tasks: &Tasks, load: Load) {
+    let output = Payload::data(vec![b'o'; load.bytes]);
+    settle_all(store, tasks, load, move |lease| done(lease, output.clone())).await;
+}
+
+/// Leases items and lets each wait for its next attempt, until `load` waits.
+pub(crate) async fn put_off(store: &Store, tasks: &Tasks, load: Load, wait: Duration) {
+    let again = move |lease: &Lease| {
+        let error = ItemError::of(Reason::ITEM_TIMEOUT, "it took too long");
+        let end = LeaseEnd::Release {
+            due: clock::now().plus(wait),
+            error,
+            charged: true,
+        };
+        Settlement {
+            end,
+            ..done(lease, Payload::default())
+        }
+    };
+    settle_all(store, tasks, load, again).await;
+}
+
+async fn settle_all(
+    store: &Store,
+    tasks: &Tasks,
+    load: Load,
+    ended: impl Fn(&Lease) -> Settlement + Clone + Send + Sync + 'static,
+) {
     let left = Arc::new(AtomicUsize::new(load.items));
     let lanes = (0..LANES).map(|_| {
-        let (store, left) = (store.clone(), Arc::clone(&left));
+        let (store, left, ended) = (store.clone(), Arc::clone(&left), ended.clone());
         tasks.spawn(async move {
-            let output = Payload::data(vec![b'o'; load.bytes]);
             let want = load.in_flight.div_ceil(LANES);
             while left.load(Ordering::Relaxed) > 0 {
                 let leases = lease(&store, want).await;
@@ -129,8 +183,8 @@ pub(crate) async fn finish(store: &Store, tasks: &Tasks, load: Load) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
-                let done = leases.iter().map(|lease| done(lease, output.clone()));
-                let verdicts = store.settle(done.collect()).await.expect("it is stored");
+                let settlements = leases.iter().map(&ended).collect();
+                let verdicts = store.settle(settlements).await.expect("it is stored");
                 left.fetch_sub(verdicts.len(), Ordering::Relaxed);
             }
         })

@@ -138,8 +138,15 @@ pub const GROUP_OPERATIONS_MAX: usize = 1024;
 /// Bytes of payload in one transaction, for the same reason.
 pub const GROUP_BYTES_MAX: usize = 16 << 20;
 
-/// Records of a mass cancel in one transaction: results of other batches wait behind each chunk.
+/// Rows of a mass change in one transaction: results of other batches wait behind each chunk.
 pub const SWEEP_ITEMS_MAX: usize = 1000;
+
+/// Records of a batch that ends early in one transaction: as long as they last, every other commit
+/// waits behind such a chunk, which takes about a millisecond.
+pub const ENDING_ITEMS_MAX: u32 = 100;
+
+/// Batches that are counted for a scraper at a time: leases wait for that lock.
+pub const CENSUS_BATCHES: usize = 256;
 
 /// Bytes of inputs after which a redrive copies no more in one transaction, for the same reason.
 pub const REDRIVE_BYTES_MAX: usize = 4 << 20;

@@ -5,9 +5,9 @@ use std::sync::PoisonError;
 
 use super::Store;
 use super::disk::Room;
-use super::scheduler::{Load, Loads};
-use crate::base::clock;
+use super::scheduler::{LiveBatch, Load, Loads};
 use crate::base::metrics::{Backlog, Footprint};
+use crate::base::{clock, limits};
 use crate::domain::ids::Tenant;
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::PausedBy;
@@ -17,22 +17,18 @@ impl Store {
     /// How much is accepted and not over. It walks through the open batches, not through items.
     pub fn backlog(&self) -> Backlog {
         let now = clock::now();
-        let scheduler = self
-            .0
-            .shared
-            .scheduler
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut backlog = Backlog {
-            batches: scheduler.batches().len(),
-            ..Backlog::default()
-        };
-        for queue in scheduler.queues() {
-            // A figure that is left out would stay what it was.
-            let none = PausedBy::ALL.map(|by| ((queue.as_str().into(), by.name()), 0));
-            backlog.paused.extend(none);
+        let mut backlog = Backlog::default();
+        {
+            let scheduler = &self.0.shared.scheduler;
+            let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+            for queue in scheduler.queues() {
+                // A figure that is left out would stay what it was.
+                let none = PausedBy::ALL.map(|by| ((queue.as_str().into(), by.name()), 0));
+                backlog.paused.extend(none);
+            }
         }
-        for batch in scheduler.batches() {
+        self.each_batch(|batch| {
+            backlog.batches += 1;
             if let Some(pause) = &batch.paused {
                 let labels = (batch.head.queue.as_str().into(), pause.by.name());
                 *backlog.paused.entry(labels).or_default() += 1;
@@ -42,8 +38,23 @@ impl Store {
             backlog.pending += batch.open_items().saturating_sub(running);
             let waited = batch.oldest_arrival().map(|since| now.since(since));
             backlog.oldest = backlog.oldest.max(waited.unwrap_or_default());
-        }
+        });
         backlog
+    }
+
+    /// Looks at every batch that is not over, some at a time: whoever wants the scheduler gets it in
+    /// between, and so the whole is not of one instant.
+    pub(super) fn each_batch(&self, mut look: impl FnMut(&LiveBatch)) {
+        let locked = || {
+            let scheduler = &self.0.shared.scheduler;
+            scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+        };
+        let numbers = locked().numbers();
+        for some in numbers.chunks(limits::CENSUS_BATCHES) {
+            let scheduler = locked();
+            let live = some.iter().filter_map(|&no| scheduler.batch(no));
+            live.for_each(&mut look);
+        }
     }
 
     /// Whether these items could be appended now, as far as bounds on what is not over are concerned.

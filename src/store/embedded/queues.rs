@@ -44,13 +44,14 @@ impl Store {
         for (queue, why) in scheduler.paused_queues() {
             loads.entry(queue.clone()).or_default().paused = Some(why.into());
         }
-        for batch in scheduler.batches() {
+        drop(scheduler);
+        self.each_batch(|batch| {
             let load = loads.entry(batch.head.queue.clone()).or_default();
             let running = u64::from(batch.running());
             load.batches += 1;
             load.running += running;
             load.pending += batch.open_items().saturating_sub(running);
-        }
+        });
         loads
     }
 

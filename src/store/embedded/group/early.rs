@@ -95,9 +95,7 @@ impl Group<'_> {
             };
             (batch.swept, batch.staged_total, batch.cause())
         };
-        let to = from
-            .saturating_add(u32::try_from(limits::SWEEP_ITEMS_MAX).unwrap_or(u32::MAX))
-            .min(total);
+        let to = from.saturating_add(limits::ENDING_ITEMS_MAX).min(total);
         for (index, id) in (from..to).zip(rows::client_ids(self.db, no, from, to)?) {
             // Running items end by their own settlement.
             let is_left = lock(self.scheduler).batch(no).is_some_and(|batch| {

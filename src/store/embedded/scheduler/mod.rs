@@ -55,7 +55,8 @@ use crate::domain::weights::Weights;
 /// The batches that are not over and the leases on their items.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
-    batches: HashMap<BatchNo, LiveBatch>,
+    /// Boxed: they are large, and a table of them that grows would hold everybody up.
+    batches: HashMap<BatchNo, Box<LiveBatch>>,
     queues: HashMap<QueueName, Rotation>,
     weights: Weights,
     leases: usize,
@@ -132,25 +133,25 @@ impl Scheduler {
         if let Some((at, _)) = batch.ends_at() {
             self.time_limits.insert((at, no));
         }
-        self.batches.insert(no, batch);
+        self.batches.insert(no, Box::new(batch));
         self.wake(no, now);
     }
 
     /// The batch, if it is not over.
     pub(crate) fn batch(&self, no: BatchNo) -> Option<&LiveBatch> {
-        self.batches.get(&no)
+        self.batches.get(&no).map(AsRef::as_ref)
     }
 
     /// The batch, if it is not over.
     pub(crate) fn batch_mut(&mut self, no: BatchNo) -> Option<&mut LiveBatch> {
-        self.batches.get_mut(&no)
+        self.batches.get_mut(&no).map(AsMut::as_mut)
     }
 
     /// The batches that take more items.
     pub(crate) fn open_uploads(&self) -> Vec<Batch> {
         let open = self.batches.values();
         open.filter(|batch| batch.state == BatchState::Open && batch.head.upload.is_some())
-            .map(LiveBatch::snapshot)
+            .map(|batch| batch.snapshot())
             .collect()
     }
 
@@ -170,9 +171,9 @@ impl Scheduler {
         }
     }
 
-    /// The batches that are not over. Whoever walks through them all holds everybody up meanwhile.
-    pub(crate) fn batches(&self) -> impl ExactSizeIterator<Item = &LiveBatch> {
-        self.batches.values()
+    /// The numbers of the batches that are not over.
+    pub(crate) fn numbers(&self) -> Vec<BatchNo> {
+        self.batches.keys().copied().collect()
     }
 
     /// The queues that a batch was in since the start.

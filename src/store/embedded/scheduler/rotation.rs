@@ -83,7 +83,7 @@ impl Rotation {
     /// Takes the item whose turn it is.
     pub(super) fn take_turn(
         &mut self,
-        batches: &mut HashMap<BatchNo, LiveBatch>,
+        batches: &mut HashMap<BatchNo, Box<LiveBatch>>,
         weights: &Weights,
         now: Timestamp,
     ) -> Option<ItemKey> {
@@ -107,7 +107,7 @@ impl Rotation {
     }
 
     /// Sits those down whose time has come.
-    fn rouse(&mut self, batches: &mut HashMap<BatchNo, LiveBatch>, now: Timestamp) {
+    fn rouse(&mut self, batches: &mut HashMap<BatchNo, Box<LiveBatch>>, now: Timestamp) {
         while let Some(&Reverse((at, no))) = self.sleeping.peek()
             && at <= now
         {
