@@ -43,7 +43,7 @@ impl Question {
     }
 
     /// The token of a position in its answer.
-    pub fn token(&self, key: PageKey, position: u32) -> String {
+    pub fn token(&self, key: PageKey, position: i64) -> String {
         let mut token = vec![VERSION];
         token.extend(position.to_be_bytes());
         token.extend(self.code(key, position));
@@ -51,16 +51,16 @@ impl Question {
     }
 
     /// The position that a token of this very question tells; `None` if it is none.
-    pub fn position(&self, key: PageKey, token: &str) -> Option<u32> {
+    pub fn position(&self, key: PageKey, token: &str) -> Option<i64> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
         let rest = bytes.strip_prefix(&[VERSION])?;
         let (position, code) = rest.split_first_chunk()?;
-        let position = u32::from_be_bytes(*position);
+        let position = i64::from_be_bytes(*position);
         (code == self.code(key, position)).then_some(position)
     }
 
     /// All that goes in has a fixed length, so nothing can be put behind it.
-    fn code(&self, PageKey(key): PageKey, position: u32) -> [u8; CODE_BYTES] {
+    fn code(&self, PageKey(key): PageKey, position: i64) -> [u8; CODE_BYTES] {
         let mut hash = Sha256::new();
         hash.update(key);
         hash.update([VERSION]);
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_token_leads_to_its_place_in_its_own_list_and_nowhere_else() {
         let question = Question::to("items").and(b"b").and(b"3");
-        for position in [0, 1, 4711, u32::MAX] {
+        for position in [0, 1, 4711, i64::MAX] {
             let token = question.token(KEY, position);
             assert_eq!(question.position(KEY, &token), Some(position));
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

@@ -8,7 +8,7 @@ use crate::base::limits;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::{BatchName, BatchNo, Tenant};
 use crate::domain::item::ItemState;
-use crate::domain::page_token::Question;
+use crate::domain::page_token::{PageKey, Question};
 use crate::error::{Error, FieldViolation, Result};
 use crate::store::{BatchPage, BatchWalk, ItemPage, ItemView, ItemWalk};
 
@@ -98,16 +98,22 @@ impl Engine {
         })
     }
 
+    /// The key of page tokens.
+    pub fn page_key(&self) -> PageKey {
+        self.0.store.page_key()
+    }
+
     fn token(&self, question: &Question, next: Option<u32>) -> String {
-        let key = self.0.store.page_key();
-        next.map_or_else(String::new, |position| question.token(key, position))
+        let key = self.page_key();
+        next.map_or_else(String::new, |position| question.token(key, position.into()))
     }
 
     fn position(&self, question: &Question, token: &str) -> Result<Option<u32>> {
         if token.is_empty() {
             return Ok(None);
         }
-        let position = question.position(self.0.store.page_key(), token);
+        let position = question.position(self.page_key(), token);
+        let position = position.and_then(|position| u32::try_from(position).ok());
         position.map(Some).ok_or_else(|| {
             let message = "does not come from an answer to this very question";
             let violation = FieldViolation {

@@ -4,12 +4,12 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, LetterFields};
 use super::deadline::Deadline;
-use super::page_token::Asked;
 use super::render;
 use super::tenancy::Tenancy;
-use super::violations::Violations;
+use super::violations::{INVALID_FIELD, Violations};
 use crate::domain::dead_letter::LetterPlace;
 use crate::domain::ids::{ItemKey, Sequence, Tenant};
+use crate::domain::page_token::Question;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::wire::admin_service_server::AdminService;
@@ -31,6 +31,25 @@ impl AdminApi {
     pub fn new(engine: Engine, tenancy: Tenancy) -> Self {
         Self { engine, tenancy }
     }
+
+    /// Where the page begins that a token leads to; `None` on the first page.
+    fn place(
+        &self,
+        wrong: &mut Violations,
+        question: &Question,
+        token: &str,
+    ) -> Option<LetterPlace> {
+        if token.is_empty() {
+            return None;
+        }
+        let position = question.position(self.engine.page_key(), token);
+        let place = position.and_then(unpacked);
+        if place.is_none() {
+            let message = "is none that an answer to this very request has given";
+            wrong.add(INVALID_FIELD, "page_token", message);
+        }
+        place
+    }
 }
 
 #[tonic::async_trait]
@@ -42,10 +61,10 @@ impl AdminService for AdminApi {
         let deadline = Deadline::of(request.metadata());
         let tenant = self.tenancy.of(request.metadata())?;
         let request = request.into_inner();
-        let asked = asked(&tenant, &request);
+        let question = question(&tenant, &request);
         let mut wrong = Violations::default();
         let rows = convert::page_rows(&mut wrong, request.page_size);
-        let after = asked.place(&mut wrong, &request.page_token);
+        let after = self.place(&mut wrong, &question, &request.page_token);
         let fields = LetterFields {
             queue: request.queue,
             batch_id: request.batch_id,
@@ -55,10 +74,11 @@ impl AdminService for AdminApi {
             redriven: request.include_redriven,
         };
         let query = convert::letters(&mut wrong, tenant, &fields);
-        let (query, after) = wrong.or((query, after.and_then(unpacked)))?;
+        let (query, after) = wrong.or((query, after))?;
         let found = self.engine.dead_letters(&query, after, rows);
         let page = deadline.bound(found).await?;
-        let next = page.next.map(|place| asked.token(packed(place)));
+        let key = self.engine.page_key();
+        let next = page.next.map(|place| question.token(key, packed(place)));
         Ok(Response::new(ListDeadLettersResponse {
             reasons: render::failure_reasons(&page.reasons),
             reasons_partial: page.reasons_partial,
@@ -132,23 +152,19 @@ impl AdminService for AdminApi {
 }
 
 /// What a list is asked for, the page apart.
-fn asked(tenant: &Tenant, request: &ListDeadLettersRequest) -> Asked {
+fn question(tenant: &Tenant, request: &ListDeadLettersRequest) -> Question {
     let before = request
         .before
-        .map(|time| [time.seconds, time.nanos.into()].map(i64::to_le_bytes));
-    let states: Vec<_> = request
-        .states
-        .iter()
-        .flat_map(|state| state.to_le_bytes())
-        .collect();
-    Asked::of("ListDeadLetters")
-        .with(tenant.as_str())
-        .with(&request.queue)
-        .with(&request.batch_id)
-        .with(&request.reason)
-        .with(states)
-        .with(before.unwrap_or_default().as_flattened())
-        .with([
+        .map(|time| [time.seconds, time.nanos.into()].map(i64::to_be_bytes));
+    let states = request.states.iter().flat_map(|state| state.to_be_bytes());
+    Question::to("dead letters")
+        .and(tenant.as_str().as_bytes())
+        .and(request.queue.as_bytes())
+        .and(request.batch_id.as_bytes())
+        .and(request.reason.as_bytes())
+        .and(&states.collect::<Vec<_>>())
+        .and(before.unwrap_or_default().as_flattened())
+        .and(&[
             u8::from(before.is_some()),
             u8::from(request.include_redriven),
         ])

@@ -8,7 +8,6 @@ mod deadline;
 mod input_limits;
 mod lists;
 mod meter_layer;
-mod page_token;
 mod reader;
 mod render;
 mod request_budget;
