@@ -55,7 +55,7 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    /// Open batches of one item; the other side has a hundredth [default: 100000]
+    /// Open batches of one item, at least 80,000; the other side has a hundredth [default: 100000]
     #[arg(long, value_name = "N")]
     batches: Option<usize>,
 
