@@ -138,6 +138,10 @@ pub const GROUP_OPERATIONS_MAX: usize = 1024;
 /// Bytes of payload in one transaction, for the same reason.
 pub const GROUP_BYTES_MAX: usize = 16 << 20;
 
+/// Times that one call for leases looks for others in the place of items whose time was over. Each is a
+/// commit; between two calls a pool looks whether it is to end.
+pub const STALE_ROUNDS_MAX: u32 = 16;
+
 /// Rows of a mass change in one transaction: results of other batches wait behind each chunk.
 pub const SWEEP_ITEMS_MAX: usize = 1000;
 

@@ -1,7 +1,7 @@
 //! Where a list goes on, as its caller carries it about.
 //!
 //! A token says nothing to its caller, fits into a URL, and is good only for the list that it came
-//! from: a position and a code over that position and the question, under a key that only this data
+//! from: a masked position and a code over that position and the question, under a key that only this data
 //! directory has. So a token that was made up, or that answers another question, is told from a good
 //! one, and a good one stays good over restarts.
 
@@ -44,9 +44,10 @@ impl Question {
 
     /// The token of a position in its answer.
     pub fn token(&self, key: PageKey, position: i64) -> String {
+        let code = self.code(key, position);
         let mut token = vec![VERSION];
-        token.extend(position.to_be_bytes());
-        token.extend(self.code(key, position));
+        token.extend(masked(key, code, position.to_be_bytes()));
+        token.extend(code);
         BASE64_URL_SAFE_NO_PAD.encode(token)
     }
 
@@ -55,7 +56,8 @@ impl Question {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
         let rest = bytes.strip_prefix(&[VERSION])?;
         let (position, code) = rest.split_first_chunk()?;
-        let position = i64::from_be_bytes(*position);
+        let code: [u8; CODE_BYTES] = code.try_into().ok()?;
+        let position = i64::from_be_bytes(masked(key, code, *position));
         (code == self.code(key, position)).then_some(position)
     }
 
@@ -70,6 +72,19 @@ impl Question {
         let (code, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
         *code
     }
+}
+
+/// A position made unreadable, or readable again: its number tells how much others have in the store.
+fn masked(PageKey(key): PageKey, code: [u8; CODE_BYTES], position: [u8; 8]) -> [u8; 8] {
+    let mask = Sha256::new()
+        .chain_update(key)
+        .chain_update(code)
+        .finalize();
+    let mut bytes = position;
+    for (byte, mask) in bytes.iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
+    bytes
 }
 
 #[cfg(test)]

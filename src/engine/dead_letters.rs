@@ -9,7 +9,7 @@ use crate::base::{entropy, limits};
 use crate::domain::batch::Batch;
 use crate::domain::dead_letter::{Chosen, DeadLetter, LetterFilter, LetterPlace};
 use crate::domain::failures::Failures;
-use crate::domain::fingerprint::redrive_fingerprint;
+use crate::domain::fingerprint::{Fingerprint, redrive_fingerprint};
 use crate::domain::ids::{
     BatchId, BatchName, BatchNo, BatchUid, QueueName, RequestId, Sequence, Tenant,
 };
@@ -133,26 +133,46 @@ impl Engine {
 
     /// Runs dead letters again in a new batch, or answers the batch that an equal call with the same
     /// key made. Once it answers, that batch and its first items are durable, and the others follow.
-    pub async fn redrive(&self, request: RedriveRequest) -> Result<Batch> {
+    pub async fn redrive(&self, mut request: RedriveRequest) -> Result<Batch> {
         self.check_not_draining()?;
+        // The same request in another order is the same.
+        request.item_ids.sort_unstable();
+        request.item_ids.dedup();
+        let RedriveRequest {
+            request_id,
+            batch: BatchName { tenant, id },
+            item_ids,
+            queue,
+            reason,
+        } = request.clone();
+        let fingerprint = redrive_fingerprint(&id, queue.as_ref(), reason.as_deref(), &item_ids);
+        let earlier = async || match &request_id {
+            Some(key) => self.0.store.find_redrive(&tenant, key, fingerprint).await,
+            None => Ok(None),
+        };
+        if let Some(batch) = earlier().await? {
+            return Ok(batch);
+        }
+        match self.redrive_anew(request, fingerprint).await {
+            Ok(batch) => Ok(batch),
+            // An equal call may have taken the letters meanwhile.
+            Err(error) => earlier().await?.ok_or(error),
+        }
+    }
+
+    async fn redrive_anew(
+        &self,
+        request: RedriveRequest,
+        fingerprint: Fingerprint,
+    ) -> Result<Batch> {
         let RedriveRequest {
             request_id,
             batch: name,
-            mut item_ids,
+            item_ids,
             queue,
             reason,
         } = request;
-        // The same request in another order is the same.
-        item_ids.sort_unstable();
-        item_ids.dedup();
-        let fingerprint =
-            redrive_fingerprint(&name.id, queue.as_ref(), reason.as_deref(), &item_ids);
         let store = &self.0.store;
-        if let Some(id) = &request_id
-            && let Some(batch) = store.find_redrive(&name.tenant, id, fingerprint).await?
-        {
-            return Ok(batch);
-        }
         let source = self.batch(&name).await?;
         if queue.is_some_and(|queue| queue != source.head.queue) {
             return Err(named(StoreError::NoLetters, &name));

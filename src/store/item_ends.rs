@@ -290,10 +290,10 @@ async fn an_item_that_runs_at_most_once_does_not_run_after_a_crash_or_a_stop() {
 }
 
 #[tokio::test]
-async fn an_item_that_runs_at_most_once_may_be_given_back_and_a_cancel_counts() {
+async fn an_item_that_runs_at_most_once_may_be_given_back_and_no_cancel_hides_that_it_ran() {
     let fixture = Fixture::new();
     let batch = create(&fixture, once(), items(2)).await;
-    let [given_back, _cancelled] = &fixture.lease(2).await[..] else {
+    let [given_back, _ran] = &fixture.lease(2).await[..] else {
         panic!("two leases")
     };
     let unread = LeaseEnd::Release {
@@ -308,8 +308,8 @@ async fn an_item_that_runs_at_most_once_may_be_given_back_and_a_cancel_counts() 
         .await
         .unwrap();
     let fixture = fixture.reopen();
-    let cancel = (TerminalState::Cancelled, "ITEM_CANCELLED".to_owned(), 0);
-    assert_eq!(fates(&fixture, &batch).await, [cancel]);
+    let unknown = (TerminalState::Failed, "UNKNOWN_OUTCOME".to_owned(), 1);
+    assert_eq!(fates(&fixture, &batch).await, [unknown]);
     fixture.finish_one(done("x")).await;
     assert_eq!(fates(&fixture, &batch).await[1].0, TerminalState::Succeeded);
 }

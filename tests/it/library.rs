@@ -164,7 +164,8 @@ async fn an_attempt_ends_at_its_limit_or_cancel_even_if_its_thread_is_blocked() 
     let sooner = builder.open().await.unwrap();
     for (arrived, queue) in (1..).zip(["async", "computes"]) {
         let limited = ItemSpec {
-            timeout: Some(Duration::from_millis(20)),
+            // Long enough for a thread to begin on a busy machine.
+            timeout: Some(Duration::from_millis(500)),
             ..ItemSpec::new("limited")
         };
         let submission = Submission::new([limited, ItemSpec::new("waits")]);

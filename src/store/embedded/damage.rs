@@ -300,3 +300,40 @@ async fn removing_what_is_damaged_never_ends_the_server() {
         "{refused} {whole_again} {left}"
     );
 }
+
+// SQLite commits no transaction that met a damaged page, so an answer alone does not undo the harm.
+#[tokio::test]
+async fn a_submit_that_meets_damage_is_refused_and_what_is_whole_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    fill(&whole).await;
+    let bytes = std::fs::read(whole.join("sooner.db")).unwrap();
+    let (mut refused, mut accepted) = (0, 0);
+    for page in 1..bytes.len() / PAGE_BYTES {
+        let dir = root.path().join(page.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[page * PAGE_BYTES] ^= 4;
+        std::fs::write(dir.join("sooner.db"), flipped).unwrap();
+        let Ok(store) = open(&dir) else {
+            continue;
+        };
+        let submit = |id| {
+            let items = crate::store::conformance::items(2);
+            store.create_batch(new_batch(Some(id), None, Content::Whole(items)))
+        };
+        // Together, so that they share a group.
+        let (named, other, ended) = tokio::join!(submit("b"), submit("new"), store.end_overdue());
+        for told in [named.map(|_| ()), other.map(|_| ()), ended] {
+            match told {
+                Ok(()) => accepted += 1,
+                Err(StoreError::Corrupt) => refused += 1,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => panic!("page {page}: {error:?}"),
+            }
+        }
+        assert!(!store.fatal().is_cancelled(), "page {page}");
+        store.close();
+    }
+    assert!(refused > 0 && accepted > 0, "{refused} {accepted}");
+}

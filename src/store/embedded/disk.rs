@@ -45,6 +45,12 @@ impl Room {
             free: told.f_bavail * told.f_frsize,
         })
     }
+
+    /// The same with room inside the file that is written to.
+    pub(crate) fn with(self, reusable: u64) -> Self {
+        let free = self.free.saturating_add(reusable);
+        Self { free, ..self }
+    }
 }
 
 impl Reserve {

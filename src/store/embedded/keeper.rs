@@ -13,6 +13,7 @@ use super::disk::{Disk, Room};
 use super::group::{Admission, Applied, Effects, Group, Keeping, Refusal, Removed};
 use super::operation::{Answer, Operation, Request};
 use super::rows;
+use super::scheduler::LiveBatch;
 use super::schema;
 use super::{Shared, StoreOptions};
 use crate::base::clock::{self, Timestamp};
@@ -32,13 +33,17 @@ pub(crate) struct Keeper {
     db: Connection,
     shared: Arc<Shared>,
     disk: Disk,
-    chores: Chores,
+    pub(super) chores: Chores,
     /// Bytes of dead letters' items that the last transaction copied.
     copied_bytes: usize,
     /// Batches that cannot be removed, because they are damaged; tried again after a start.
     unremovable: BTreeSet<BatchNo>,
     /// The batch whose rows were being removed when the last group failed.
     removing: Option<BatchNo>,
+    /// Whether operations are committed one by one, without chores.
+    pub(super) apart: bool,
+    /// Whether a group met damage: from then on chores go one at a time.
+    pub(super) met_damage: bool,
     /// Since when the ballast is given up, or was last asked for.
     disk_full_since: Option<Instant>,
 }
@@ -54,9 +59,9 @@ pub(crate) struct Chores {
 
 /// A chunk of each chore; whether more of it is left once it is staged.
 #[derive(Clone, Copy, Debug, Default)]
-struct Chunks {
-    sweep: Option<(BatchNo, bool)>,
-    copy: Option<(BatchNo, bool)>,
+pub(crate) struct Chunks {
+    pub(super) sweep: Option<(BatchNo, bool)>,
+    pub(super) copy: Option<(BatchNo, bool)>,
 }
 
 /// The store cannot go on; the process must end.
@@ -85,6 +90,8 @@ impl Keeper {
             copied_bytes: 0,
             unremovable: BTreeSet::new(),
             removing: None,
+            apart: false,
+            met_damage: false,
             disk_full_since: None,
         }
     }
@@ -116,14 +123,27 @@ impl Keeper {
         self.disk_full_since.is_none() && !self.disk.is_low()
     }
 
-    /// The chunks to stage next. What room is left on a full disk is not for copies.
-    fn next_chunks(&self) -> Chunks {
-        let has_room = self.has_room();
-        let first = |queue: &VecDeque<BatchNo>| queue.front().map(|&no| (no, true));
-        Chunks {
-            sweep: first(&self.chores.sweeps),
-            copy: first(&self.chores.copies).filter(|_| has_room),
+    /// The chunks to stage next. What room is left on a full disk is not for copies; a copy that
+    /// ended early takes none, it only lets go of its source.
+    pub(super) fn next_chunks(&self) -> Chunks {
+        if self.apart {
+            return Chunks::default();
         }
+        let first = |queue: &VecDeque<BatchNo>| queue.front().map(|&no| (no, true));
+        let sweep = first(&self.chores.sweeps);
+        let copy =
+            first(&self.chores.copies).filter(|&(no, _)| self.has_room() || self.is_over(no));
+        Chunks {
+            sweep,
+            copy: copy.filter(|_| sweep.is_none() || !self.met_damage),
+        }
+    }
+
+    /// Whether nothing more is copied into a batch.
+    fn is_over(&self, no: BatchNo) -> bool {
+        let scheduler = &self.shared.scheduler;
+        let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        !scheduler.batch(no).is_some_and(LiveBatch::is_active)
     }
 
     /// Commits a group, publishes it and answers. `more` is asked for what came meanwhile if the
@@ -142,7 +162,12 @@ impl Keeper {
         }
         let brings_work = |operation: &Operation| operation.request.is_new_work();
         if group.iter().any(brings_work) || !self.chores.copies.is_empty() {
-            self.disk.look(clock::instant(), Room::of);
+            let db = &self.db;
+            self.disk.look(clock::instant(), |path| {
+                // What was removed from the file is room in it: the file never shrinks.
+                let reusable = schema::free_bytes(db).unwrap_or_default();
+                Room::of(path).map(|room| room.with(reusable))
+            });
         }
         loop {
             if self.shared.fatal.is_cancelled() {
@@ -177,15 +202,8 @@ impl Keeper {
                     refuse_new_work(&mut group);
                 }
                 // That must not end the server, or each start would end the same way.
-                Err(error)
-                    if rows::is_corrupt(&error)
-                        && group.iter().any(|it| it.request.is_removal()) =>
-                {
-                    self.note_damage(&error);
-                    refuse(&mut group, Request::is_removal, &StoreError::Corrupt);
-                    if group.is_empty() && self.chores.sweeps.is_empty() {
-                        return Ok(());
-                    }
+                Err(error) if rows::is_corrupt(&error) => {
+                    return self.commit_apart(group, now, &error);
                 }
                 Err(error) => return self.give_up(group, &error),
             }
@@ -193,7 +211,7 @@ impl Keeper {
     }
 
     /// A group met damage that removes something: what it was removing is left where it is.
-    fn note_damage(&mut self, error: &rusqlite::Error) {
+    pub(super) fn note_damage(&mut self, error: &rusqlite::Error) {
         let batch = self.removing.take();
         self.unremovable.extend(batch);
         let batch = batch.map(|no| no.0);
@@ -345,7 +363,11 @@ impl Keeper {
         self.disk_full_since = Some(clock::instant());
     }
 
-    fn give_up(&self, group: Vec<Operation>, error: &rusqlite::Error) -> Result<(), Fatal> {
+    pub(super) fn give_up(
+        &self,
+        group: Vec<Operation>,
+        error: &rusqlite::Error,
+    ) -> Result<(), Fatal> {
         self.fail(error);
         Err(abandon(group))
     }

@@ -33,7 +33,7 @@ impl Store {
         if shared.closing.load(Ordering::Relaxed) || shared.fatal.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        let mut leases = Vec::new();
+        let (mut leases, mut rounds) = (Vec::new(), 0);
         let next_due = loop {
             let demand = Demand {
                 queue,
@@ -67,8 +67,14 @@ impl Store {
             if stale.is_empty() {
                 break next_due;
             }
-            // They take nobody's place: others are looked for instead.
-            self.settle(stale).await?;
+            // They take nobody's place: others are looked for instead. What was granted beside them
+            // does not wait for more of them, and a drain not for a million.
+            let settled = self.settle(stale).await;
+            rounds += 1;
+            if !leases.is_empty() || rounds == limits::STALE_ROUNDS_MAX {
+                break Some(clock::now());
+            }
+            settled?;
         };
         let leases = self.leave_traces(leases).await?;
         Ok(Leased { leases, next_due })

@@ -17,6 +17,7 @@ mod copies;
 mod damage;
 mod data_dir;
 mod disk;
+mod elimination;
 mod group;
 mod hints;
 mod id_index;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::base::clock::Timestamp;
+use crate::base::limits;
 use crate::domain::batch::Batch;
 use crate::domain::dead_letter::LetterPlace;
 use crate::domain::ids::{BatchNo, QueueName};
@@ -133,8 +134,9 @@ impl Request {
             | Self::Pause { .. }
             | Self::PauseQueue { .. }
             | Self::Cancel { .. }
-            | Self::Redrive(_)
             | Self::Purge(_) => 0,
+            // What its first chunk may copy.
+            Self::Redrive(_) => limits::REDRIVE_BYTES_MAX,
         }
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn recover(
     for row in rows::live_batches(db)? {
         let (no, state) = (row.batch.head.no, row.batch.state);
         let batch = rebuild(db, &row)?;
-        let (mut pasts, cancelled) = pasts(db, &batch)?;
+        let (mut pasts, mut cancelled) = pasts(db, &batch)?;
         for slot in running.remove(&no).unwrap_or_default() {
             mark_crash(db, &batch, &mut pasts, &slot, now)?;
             found.interrupted_items += 1;
@@ -127,10 +127,11 @@ pub(crate) fn recover(
             // Whatever its row in `redrives` says, nobody else seals it.
             copies.insert(no);
         }
-        // What is left of a batch that ends early is recorded for that.
-        if state != BatchState::Cancelling {
-            unrecorded.extend(ends(no, cancelled, interrupted));
+        // What else is left of a batch that ends early is recorded for that.
+        if state == BatchState::Cancelling {
+            cancelled.clear();
         }
+        unrecorded.extend(ends(no, cancelled, interrupted));
     }
     Ok(Restored {
         scheduler,
@@ -145,16 +146,17 @@ pub(crate) fn recover(
 /// once.
 fn ends(batch: BatchNo, cancelled: Vec<u32>, interrupted: Vec<u32>) -> Vec<Request> {
     let mut requests = Vec::new();
+    // First: whoever reads that an item was cancelled before it ran may run it again.
+    if !interrupted.is_empty() {
+        let items = interrupted;
+        requests.push(Request::EndInterrupted { batch, items });
+    }
     if !cancelled.is_empty() {
         requests.push(Request::Cancel {
             batch,
             items: Some(cancelled),
             reason: "".into(),
         });
-    }
-    if !interrupted.is_empty() {
-        let items = interrupted;
-        requests.push(Request::EndInterrupted { batch, items });
     }
     requests
 }

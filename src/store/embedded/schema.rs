@@ -176,6 +176,12 @@ pub(crate) fn file_bytes(db: &Connection) -> rusqlite::Result<u64> {
     Ok(number("page_count")?.unsigned_abs() * number("page_size")?.unsigned_abs())
 }
 
+/// How much of the file is free to be written anew.
+pub(crate) fn free_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let number = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok(number("freelist_count")?.unsigned_abs() * number("page_size")?.unsigned_abs())
+}
+
 fn settle_in(db: &Connection, role: Role) -> rusqlite::Result<()> {
     // Stepped to its end: an I/O error on the way to WAL shows only at the second step.
     let modes = db

@@ -22,7 +22,8 @@ enum Meeting {
 impl Group<'_> {
     /// Looks at a chunk of the times that have come. Items that wait end there; nobody computes them.
     pub(super) fn end_stale(&mut self) -> rusqlite::Result<()> {
-        for time in rows::due_times(self.db, self.now, limits::SWEEP_ITEMS_MAX)? {
+        let most = limits::ENDING_ITEMS_MAX as usize;
+        for time in rows::due_times(self.db, self.now, most)? {
             match self.meet(time) {
                 Meeting::Nothing => rows::remove_time(self.db, time)?,
                 Meeting::Waits => {

@@ -1,0 +1,75 @@
+//! What is done when a group meets damage in the file: all of it is undone, and done again one by one,
+//! so that only what cannot be done is refused.
+//!
+//! `SQLite` commits no transaction that has met a damaged page, whatever part of it did not need that
+//! page. What is refused here was not stored, and the server goes on with the rest: else each start
+//! would end where the last one did.
+
+use super::keeper::{Chunks, Fatal, Keeper};
+use super::operation::{Operation, Request};
+use crate::base::clock::Timestamp;
+use crate::store::StoreError;
+
+impl Keeper {
+    /// Commits each operation of a group that met damage by itself, then what chores are due.
+    pub(super) fn commit_apart(
+        &mut self,
+        mut group: Vec<Operation>,
+        now: Timestamp,
+        error: &rusqlite::Error,
+    ) -> Result<(), Fatal> {
+        if group.is_empty() {
+            self.put_chore_off(error);
+            return Ok(());
+        }
+        if self.apart {
+            let operation = group.remove(0);
+            return self.refuse_damaged(operation, error);
+        }
+        self.apart = true;
+        let mut committed = Ok(());
+        for operation in group {
+            // Who is left when that fails learns that nobody knows: its answer is dropped.
+            committed = committed.and_then(|()| self.commit(vec![operation], now, &mut || None));
+        }
+        self.apart = false;
+        committed?;
+        let Chunks { sweep, copy } = self.next_chunks();
+        if sweep.is_some() || copy.is_some() {
+            self.commit(Vec::new(), now, &mut || None)?;
+        }
+        Ok(())
+    }
+
+    fn refuse_damaged(
+        &mut self,
+        operation: Operation,
+        error: &rusqlite::Error,
+    ) -> Result<(), Fatal> {
+        let request = &operation.request;
+        if matches!(request, Request::Settle(_)) {
+            // A result that cannot be recorded is lost if anything goes on.
+            return self.give_up(vec![operation], error);
+        }
+        if request.is_removal() {
+            self.note_damage(error);
+        } else {
+            tracing::error!(%error, "an operation met damage in the file and is refused");
+        }
+        drop(operation.answer.send(Err(StoreError::Corrupt)));
+        Ok(())
+    }
+
+    /// Leaves a chore to the next start, once it is known which one met the damage.
+    fn put_chore_off(&mut self, error: &rusqlite::Error) {
+        let Chunks { sweep, copy } = self.next_chunks();
+        self.met_damage = true;
+        let batch = match (sweep, copy) {
+            (Some(_), Some(_)) => return,
+            (Some(_), None) => self.chores.sweeps.pop_front(),
+            (None, _) => self.chores.copies.pop_front(),
+        };
+        let batch = batch.map(|no| no.0);
+        tracing::error!(?batch, %error, "what is left to do for a batch met damage in the file");
+    }
+}
