@@ -3,8 +3,9 @@
 use serde_json::Value;
 use sooner::wire::stream_batch_request::Message as Asked;
 use sooner::wire::{
-    CancelBatchRequest, CreateBatchRequest, GetBatchRequest, GetItemRequest, PauseBatchRequest,
-    ResumeBatchRequest, StreamBatchRequest, StreamStart, SubmitBatchRequest, WatchBatchRequest,
+    CancelBatchRequest, CreateBatchRequest, DeleteBatchRequest, GetBatchRequest, GetItemRequest,
+    ListBatchesRequest, ListItemsRequest, PauseBatchRequest, ResumeBatchRequest,
+    StreamBatchRequest, StreamStart, SubmitBatchRequest, WatchBatchRequest,
 };
 use tonic::{Code, Request, Status};
 
@@ -172,6 +173,36 @@ async fn a_batch_of_another_tenant_is_not_there_for_any_call() {
                 assert_eq!(reason(&answer.unwrap_err()), "BATCH_ID_CONFLICT");
             }
             (call, answer) => assert!(answer.is_ok(), "{call}: {answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn lists_and_deletes_are_of_a_tenant_s_own_batches() {
+    let server = trusting().start();
+    let mut stub = server.client().await.stub;
+    within(stub.create_batch(of("acme", create(1))))
+        .await
+        .unwrap();
+    let items = || ListItemsRequest {
+        batch_id: "b".into(),
+        ..ListItemsRequest::default()
+    };
+    let delete = || DeleteBatchRequest {
+        batch_id: "b".into(),
+    };
+    for (tenant, batches) in [("acme", 1), ("umbrella", 0), ("default", 0)] {
+        let list = of(tenant, ListBatchesRequest::default());
+        let listed = within(stub.list_batches(list)).await.unwrap().into_inner();
+        assert_eq!(listed.batches.len(), batches, "{tenant}");
+        let listed = within(stub.list_items(of(tenant, items()))).await;
+        let deleted = within(stub.delete_batch(of(tenant, delete()))).await;
+        if batches == 0 {
+            assert_eq!(reason(&listed.unwrap_err()), "BATCH_NOT_FOUND", "{tenant}");
+            assert_eq!(reason(&deleted.unwrap_err()), "BATCH_NOT_FOUND", "{tenant}");
+        } else {
+            assert_eq!(listed.unwrap().into_inner().items.len(), 1);
+            assert_eq!(reason(&deleted.unwrap_err()), "BATCH_RUNNING");
         }
     }
 }
