@@ -57,6 +57,9 @@ struct Inner {
 }
 
 impl Error {
+    /// The fact that marks a lack of room which no waiting ends.
+    pub(crate) const RETRY: &'static str = "retry";
+
     /// An error of `kind`; `reason` is its name for programs, in upper snake case.
     pub fn new(kind: ErrorKind, reason: &'static str, message: impl Into<String>) -> Self {
         let (violations, metadata) = (Vec::new(), Vec::new());

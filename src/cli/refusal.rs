@@ -179,7 +179,9 @@ fn exit(code: Code, reason: &str) -> Exit {
 /// What a person can do about it, where that is not plain from the message.
 fn hint(reason: &str) -> Option<&'static str> {
     match reason {
-        "BATCH_RUNNING" => Some("cancel it first, or get it with --wait until it is over"),
+        "BATCH_RUNNING" => {
+            Some("a batch that is not over is cancelled first; a redrive from it ends by itself")
+        }
         "BATCH_NOT_FOUND" => Some("check the id and the --server; ids are case-sensitive"),
         "QUEUE_NOT_FOUND" => Some("sooner queue list shows the queues there are"),
         "ITEM_NOT_FOUND" => Some("items without an id of their own are named 0, 1, 2 and so on"),

@@ -70,7 +70,12 @@ fn limited(full: &Full) -> Error {
         None => "QUEUE_FULL",
     };
     let message = format!("{full}; nothing was stored");
-    Error::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting())
+    let error = Error::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting());
+    if full.never {
+        error.with(Error::RETRY, "never")
+    } else {
+        error
+    }
 }
 
 /// A key names a batch that is not the one submitted.

@@ -89,7 +89,7 @@ impl std::fmt::Display for Full {
             Bound::QueuedBytes => "bytes of inputs of items without a result",
         };
         match (self.never, &self.tenant) {
-            (true, _) => write!(f, "it alone has more than {most} {what}, the limit"),
+            (true, _) => write!(f, "what came alone has more than {most} {what}, the limit"),
             (false, None) => write!(f, "there would be more than {most} {what}, the limit"),
             (false, Some(tenant)) => {
                 write!(

@@ -173,7 +173,7 @@ fn of_several_batches_each_is_deleted_that_can_be() {
     );
     assert!(
         run.stderr
-            .contains("(BATCH_RUNNING)\nhint: cancel it first"),
+            .contains("(BATCH_RUNNING)\nhint: a batch that is not over is cancelled first"),
         "{}",
         run.stderr
     );

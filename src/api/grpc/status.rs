@@ -44,14 +44,19 @@ impl From<Error> for Status {
             details.add_bad_request_violation(field, message);
         }
         let mut metadata = MetadataMap::new();
-        if matches!(error.kind(), ErrorKind::Exhausted | ErrorKind::Unavailable) {
+        let is_final = error.metadata().iter().any(|(key, _)| *key == Error::RETRY);
+        if matches!(error.kind(), ErrorKind::Exhausted | ErrorKind::Unavailable) && !is_final {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         if error.kind() == ErrorKind::Exhausted {
             let limit = error.metadata().iter().find(|(key, _)| *key == "limit");
             let subject = limit.map_or("server", |(_, limit)| limit.as_str());
             details.add_quota_failure_violation(subject, short(error.message()));
-            let millis = RETRY_DELAY.as_millis().to_string();
+            let millis = if is_final {
+                "-1".to_owned()
+            } else {
+                RETRY_DELAY.as_millis().to_string()
+            };
             metadata.insert(
                 PUSHBACK,
                 millis.parse().expect("digits are a header's value"),
