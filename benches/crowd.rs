@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use harness::alone::{self, Load};
 use harness::arguments::{Common, Scale, runtime};
-use harness::client::{self, Client};
+use harness::client;
 use harness::figures::{Figures, number};
 use harness::report::{Bar, Report};
 use harness::server::{Home, Server};
@@ -40,8 +40,12 @@ const ASKED: usize = 50;
 /// Batches that the waiting items are spread over: none may have more than 65,536.
 const WAITING_BATCHES: usize = 16;
 
-/// Items of the batches that are submitted beside a cancel.
-const SMALL: usize = 10;
+/// The batches that are submitted beside a cancel.
+const SMALL: Load = Load {
+    items: 10,
+    bytes: 1,
+    in_flight: 1,
+};
 
 /// How long before each of them nothing small is running.
 const SILENCE: Duration = Duration::from_millis(10);
@@ -247,7 +251,7 @@ async fn cancel(report: &mut Report, items: usize) {
     client::leave(&mut client, ("later", "huge"), load).await;
     let mut before = Figures::default();
     for _ in 0..ASKED {
-        before.add_time(small(&mut client).await);
+        before.add_time(client::small(&mut client, SILENCE, SMALL).await);
     }
     let request = CancelBatchRequest {
         batch_id: "huge".into(),
@@ -262,7 +266,7 @@ async fn cancel(report: &mut Report, items: usize) {
         .finish_time
         .is_none()
     {
-        meanwhile.add_time(small(&mut client).await);
+        meanwhile.add_time(client::small(&mut client, SILENCE, SMALL).await);
         swept_in = clock::instant() - began;
     }
     report.scale("small batch alone, p50", before.median(), "ms");
@@ -289,14 +293,4 @@ async fn cancel(report: &mut Report, items: usize) {
         ratio,
         Bar::AtMost(2.0),
     );
-}
-
-/// From the submit of a small batch to its last result.
-async fn small(client: &mut Client) -> Duration {
-    tokio::time::sleep(SILENCE).await;
-    let items = client::items(SMALL, 1);
-    let began = clock::instant();
-    let results = client::submit(client, "", items).await;
-    assert_eq!(client::read(results).await, SMALL, "each has its result");
-    clock::instant() - began
 }

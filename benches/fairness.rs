@@ -12,7 +12,6 @@ use harness::client::{self, Client};
 use harness::figures::{Figures, number};
 use harness::report::{Bar, Report};
 use harness::server::Server;
-use sooner::base::clock;
 
 const NAME: &str = "fairness";
 const QUESTION: &str = "how long does a small batch take behind a huge one?";
@@ -24,8 +23,12 @@ handler = { echo = { delay = "5ms" } }
 slots = 8
 "#;
 
-/// Items of the small batch.
-const SMALL: usize = 10;
+/// The small batch.
+const SMALL: Load = Load {
+    items: 10,
+    bytes: 1,
+    in_flight: 1,
+};
 
 /// How long before each small batch nothing small is running.
 const SILENCE: Duration = Duration::from_millis(30);
@@ -72,17 +75,19 @@ fn main() {
         };
         client::leave(&mut busy, ("", HUGE), load).await;
         for _ in 0..samples {
-            tokio::time::sleep(SILENCE).await;
-            alone.add_time(small(&mut calm).await);
+            alone.add_time(client::small(&mut calm, SILENCE, SMALL).await);
             tokio::time::sleep(SILENCE).await;
             let ended = ended(&mut busy).await;
-            behind.add_time(small(&mut busy).await);
+            behind.add_time(client::small(&mut busy, Duration::ZERO, SMALL).await);
             meanwhile.add(number(self::ended(&mut busy).await - ended));
         }
         huge - ended(&mut busy).await
     });
     assert!(left > 0, "the huge batch was over before the small ones");
-    let setting = format!("{SMALL} items behind {huge}, echo after 5 ms, 8 slots, {samples} times");
+    let setting = format!(
+        "{} items behind {huge}, echo after 5 ms, 8 slots, {samples} times",
+        SMALL.items
+    );
     let mut report = Report::new(NAME, QUESTION, setting);
     for (what, figures) in [("alone", &alone), ("behind the huge one", &behind)] {
         report.scale(format!("last result {what}, p50"), figures.median(), "ms");
@@ -98,15 +103,6 @@ fn main() {
     let ratio = behind.median() / alone.median();
     report.ratio_of("behind / alone, p50", ratio, bar);
     report.print(arguments.common.json);
-}
-
-/// From the submit of a small batch to its last result.
-async fn small(client: &mut Client) -> Duration {
-    let items = client::items(SMALL, 1);
-    let began = clock::instant();
-    let results = client::submit(client, "", items).await;
-    assert_eq!(client::read(results).await, SMALL, "each has its result");
-    clock::instant() - began
 }
 
 /// How many items of the huge batch have ended.

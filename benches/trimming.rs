@@ -8,11 +8,10 @@ use std::time::Duration;
 use clap::Parser as _;
 use harness::alone::Load;
 use harness::arguments::{Common, runtime};
-use harness::client::{self, Client};
+use harness::client;
 use harness::figures::Figures;
 use harness::report::{Bar, Report};
 use harness::server::Server;
-use sooner::base::clock;
 use sooner::wire::DeleteBatchRequest;
 
 const NAME: &str = "trimming";
@@ -22,6 +21,13 @@ const CONFIG: &str = "[queues.default]\nhandler = { echo = {} }\nslots = 64\n";
 
 /// How long before each sample nothing else happens.
 const SILENCE: Duration = Duration::from_millis(5);
+
+/// The batch whose result is waited for.
+const ONE: Load = Load {
+    items: 1,
+    bytes: 100,
+    in_flight: 1,
+};
 
 /// The huge batch, by name.
 const HUGE: &str = "huge";
@@ -68,7 +74,7 @@ fn main() {
             .is_none()
         {}
         for _ in 0..samples {
-            quiet.add_time(one(&mut client).await);
+            quiet.add_time(client::small(&mut client, SILENCE, ONE).await);
         }
         let batch_id = HUGE.into();
         let deleted = client.delete_batch(DeleteBatchRequest { batch_id }).await;
@@ -76,7 +82,7 @@ fn main() {
         // The rows begin to go within a second.
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..samples {
-            removing.add_time(one(&mut client).await);
+            removing.add_time(client::small(&mut client, SILENCE, ONE).await);
         }
     });
     let setting = format!("a batch of {huge} of 100 bytes is removed, echo, {samples} results");
@@ -91,14 +97,4 @@ fn main() {
     let ratio = removing.median() / quiet.median();
     report.ratio_of("removing / quiet, p50", ratio, bar);
     report.print(arguments.common.json);
-}
-
-/// From the submit of one item to its result.
-async fn one(client: &mut Client) -> Duration {
-    tokio::time::sleep(SILENCE).await;
-    let items = client::items(1, 100);
-    let began = clock::instant();
-    let results = client::submit(client, "", items).await;
-    assert_eq!(client::read(results).await, 1, "it has its result");
-    clock::instant() - began
 }

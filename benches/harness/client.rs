@@ -179,6 +179,16 @@ pub(crate) async fn next_uploaded(
     None
 }
 
+/// Submits a batch after a silence; answers how long it took until its last result had come.
+pub(crate) async fn small(client: &mut Client, silence: Duration, load: Load) -> Duration {
+    tokio::time::sleep(silence).await;
+    let items = items(load.items, load.bytes);
+    let began = clock::instant();
+    let results = submit(client, "", items).await;
+    assert_eq!(read(results).await, load.items, "each item has its result");
+    clock::instant() - began
+}
+
 /// Puts a load through the server by one upload, and reads all results; answers how long it took.
 pub(crate) async fn run_upload(channel: &Channel, load: Load) -> Duration {
     let began = clock::instant();

@@ -354,8 +354,7 @@ async fn observed(world: &World) -> String {
 /// What comes of an event there, live or after a restart; nothing if they cannot meet.
 async fn met(event: Event, place: Place, restarted: bool) -> String {
     let meeting = try_met(event, place, restarted);
-    let came = tokio::time::timeout(PATIENCE, meeting).await;
-    came.unwrap_or_else(|_| panic!("{event:?} {place:?} {restarted}: nothing came of it"))
+    patiently(meeting, &format!("{event:?} {place:?} {restarted}")).await
 }
 
 async fn try_met(event: Event, place: Place, restarted: bool) -> String {

@@ -149,6 +149,12 @@ impl World {
     }
 }
 
+/// What comes of a meeting, which must not take for ever.
+async fn patiently<T>(meeting: impl Future<Output = T>, what: &str) -> T {
+    let came = tokio::time::timeout(PATIENCE, meeting).await;
+    came.unwrap_or_else(|_| panic!("{what}: nothing came of it"))
+}
+
 /// Compares a table with the one that the docs show under a heading.
 fn assert_shown(heading: &str, head: &[&str], rows: &[Vec<String>]) {
     let line = |cells: &mut dyn Iterator<Item = &str>| {

@@ -234,8 +234,6 @@ impl Store {
         let mut restored =
             recovery::recover(&db, &interrupted, clock::now()).map_err(|error| error.at(&path))?;
         restored.scheduler.weigh(options.weights.clone());
-        // Of an earlier version, which removed nothing: its time begins now.
-        rows::keep_until(&db, clock::now().plus(options.retention)).map_err(sqlite)?;
         let page_key = rows::page_key(&db).map_err(sqlite)?;
         db.execute_batch("COMMIT").map_err(sqlite)?;
         // Only now: the marks are durable.

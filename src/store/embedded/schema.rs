@@ -49,7 +49,6 @@ CREATE TABLE batches(
   started_ms    INTEGER,                            -- of its first attempt
   finished_ms   INTEGER,
   expires_ms    INTEGER,                            -- when it may be removed, once it is over
-  delete_at     INTEGER NOT NULL DEFAULT 0,         -- where a removal in chunks has come to
   source_id     TEXT,                               -- the batch whose dead letters it runs again
   cancel_reason TEXT NOT NULL DEFAULT '',
   queue         TEXT NOT NULL,

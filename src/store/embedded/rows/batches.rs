@@ -104,13 +104,6 @@ pub(crate) fn update_batch(db: &Connection, batch: &Batch) -> Sql<()> {
     Ok(())
 }
 
-/// Gives those that are over and have no end of their retention this one.
-pub(crate) fn keep_until(db: &Connection, until: Timestamp) -> Sql<()> {
-    let sql = "UPDATE batches SET expires_ms=? WHERE state IN (3, 5, 6, 7) AND expires_ms IS NULL";
-    db.execute(sql, [until.0])?;
-    Ok(())
-}
-
 /// The batch of that number, unless it is being removed.
 pub(crate) fn batch(db: &Connection, no: BatchNo) -> Sql<Option<BatchRow>> {
     cached(

@@ -19,8 +19,7 @@ pub(crate) use self::attempts::{
     AttemptKind, AttemptRow, attempts_of_batch, attempts_of_item, insert_attempt,
 };
 pub(crate) use self::batches::{
-    BatchRow, batch, batch_by_keys, batch_by_name, insert_batch, keep_until, live_batches,
-    update_batch,
+    BatchRow, batch, batch_by_keys, batch_by_name, insert_batch, live_batches, update_batch,
 };
 pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
