@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::slots::Slots;
 use crate::base::clock::Timestamp;
 use crate::domain::batch::Batch;
+use crate::domain::ids::QueueName;
 use crate::domain::item::ItemSpec;
+use crate::domain::rate::Rate;
 use crate::error::Result;
 use crate::store::ItemView;
 use crate::store::waiting::Hold;
@@ -119,7 +122,11 @@ impl Engine {
                 let message = self.told_backoff(batch, item, spec.as_ref(), (until, spent));
                 (WaitingReason::Backoff, message)
             }
-            Hold::InLine { ahead, others } => self.told_line(batch, ahead, others),
+            Hold::InLine { ahead, others } => {
+                let queue = &batch.head.queue;
+                let rate = self.0.options.queues[queue].rate;
+                told_line(queue, &self.0.slots[queue], rate, &place(ahead, others))
+            }
             hold @ (Hold::QueuePaused(_)
             | Hold::BatchPaused(_)
             | Hold::NotBefore(_)
@@ -164,32 +171,32 @@ impl Engine {
             None => format!("its next attempt begins at {until}"),
         }
     }
+}
 
-    fn told_line(&self, batch: &Batch, ahead: u32, others: usize) -> (WaitingReason, String) {
-        let queue = &batch.head.queue;
-        let slots = &self.0.slots[queue];
-        let place = place(ahead, others);
-        if let Some(wait) = slots.throttled_for() {
-            let rate = self.0.options.queues[queue].rate;
-            let per_second = rate.map_or(0.0, |rate| rate.per_second);
-            let wait = in_words(wait);
-            let message = format!(
-                "the rate of the queue {queue}, {per_second} attempts per second, allows the next attempt {wait}; {place}"
-            );
-            return (WaitingReason::RateLimit, message);
-        }
-        if slots.are_all_busy() {
-            let message = match slots.count() {
-                1 => format!("the one slot of the queue {queue} is busy; {place}"),
-                count => format!("all {count} slots of the queue {queue} are busy; {place}"),
-            };
-            return (WaitingReason::SlotsBusy, message);
-        }
-        (
-            WaitingReason::InLine,
-            format!("it is about to start; {place}"),
-        )
+/// What is told of an item that only waits for its turn.
+fn told_line(
+    queue: &QueueName,
+    slots: &Slots,
+    rate: Option<Rate>,
+    place: &str,
+) -> (WaitingReason, String) {
+    if let Some(wait) = slots.throttled_for() {
+        let per_second = rate.map_or(0.0, |rate| rate.per_second);
+        let wait = in_words(wait);
+        let message = format!(
+            "the rate of the queue {queue}, {per_second} attempts per second, allows the next attempt {wait}; {place}"
+        );
+        return (WaitingReason::RateLimit, message);
     }
+    if slots.are_all_busy() {
+        let message = match slots.count() {
+            1 => format!("the one slot of the queue {queue} is busy; {place}"),
+            count => format!("all {count} slots of the queue {queue} are busy; {place}"),
+        };
+        return (WaitingReason::SlotsBusy, message);
+    }
+    let message = format!("it is about to start; {place}");
+    (WaitingReason::InLine, message)
 }
 
 /// What is told of a hold that the store knows all about.
@@ -293,6 +300,17 @@ mod tests {
             })
             .collect();
         assert_eq!(told, WaitingReason::ALL.map(WaitingReason::name));
+    }
+
+    #[tokio::test]
+    async fn an_item_that_waits_for_nothing_is_about_to_start() {
+        let (queue, slots) = (QueueName::default(), Slots::new(1, None));
+        let free = told_line(&queue, &slots, None, "no item of its batch goes first");
+        let said = "it is about to start; no item of its batch goes first".to_owned();
+        assert_eq!(free, (WaitingReason::InLine, said));
+        let _taken = slots.take().await;
+        let (reason, _) = told_line(&queue, &slots, None, "");
+        assert_eq!(reason, WaitingReason::SlotsBusy);
     }
 
     #[test]
