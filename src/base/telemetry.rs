@@ -19,11 +19,26 @@ pub enum Format {
     Json,
 }
 
+/// What is wrong with a filter, if anything is.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map(drop).map_err(|error| error.to_string())
+}
+
 /// Installs the subscriber. A second call changes nothing.
 ///
-/// `filter` is a comma-separated list such as `info,sooner::item=warn`; `RUST_LOG` wins over it.
+/// `filter` is a comma-separated list such as `info,sooner::item=warn`; `RUST_LOG` wins over it,
+/// unless it cannot be read, which is said on standard error.
 pub fn install(format: Format, filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let own = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let own = own.filter(|own| match check_filter(own) {
+        Ok(()) => !own.is_empty(),
+        Err(problem) => {
+            eprintln!("warning: RUST_LOG is ignored: {problem}");
+            false
+        }
+    });
+    let filter = EnvFilter::new(own.as_deref().unwrap_or(filter));
     let terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

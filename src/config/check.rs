@@ -332,9 +332,11 @@ impl Check {
                 );
             }
         };
+        let filter = log.filter.as_deref().unwrap_or("info");
+        telemetry::check_filter(filter).map_err(|problem| self.wrong("log.filter", problem))?;
         Ok(LogConfig {
             format,
-            filter: log.filter.clone().unwrap_or_else(|| "info".to_owned()),
+            filter: filter.to_owned(),
             items,
         })
     }

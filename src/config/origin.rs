@@ -9,11 +9,12 @@ use toml::de::{DeTable, DeValue};
 use super::ConfigError;
 use super::describe::described;
 use super::layers::{Checked, Layers, environment_keys, load, read_text};
+use crate::base::telemetry;
 
 /// A value that may be a secret is shown as this.
 const HIDDEN: &str = "(hidden)";
 
-/// The variable that goes before `log.filter`.
+/// The variable that goes before `log.filter`, if it can be read.
 const LOG_FILTER_VARIABLE: &str = "RUST_LOG";
 
 /// A setting as it is in effect.
@@ -72,10 +73,11 @@ pub fn show(layers: &Layers) -> Checked<Vec<Setting>> {
         .map_err(|error| ConfigError::new("config", error.to_string()))?;
     let mut values = Vec::new();
     flatten(&mut Vec::new(), described, &mut values);
+    let counts = |value: &str| !value.is_empty() && telemetry::check_filter(value).is_ok();
     let filter = layers
         .environment
         .iter()
-        .find(|(name, value)| name == LOG_FILTER_VARIABLE && !value.is_empty());
+        .find(|(name, value)| name == LOG_FILTER_VARIABLE && counts(value));
     if let Some((name, filter)) = filter {
         let path = ["log", "filter"].map(str::to_owned).to_vec();
         for (_, value) in values.iter_mut().filter(|(key, _)| *key == path) {

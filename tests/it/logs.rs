@@ -95,3 +95,11 @@ async fn by_default_failures_are_told() {
     );
     assert_eq!(told(&setup("none")).await, Vec::<Value>::new());
 }
+
+#[tokio::test]
+async fn a_wrong_filter_in_the_environment_is_told_and_the_file_s_holds() {
+    let setup = setup("all").with_environment("RUST_LOG", "sooner=loud");
+    let lines = told(&setup).await;
+    assert!(!lines.is_empty(), "{}", setup.log());
+    assert!(setup.log().contains("RUST_LOG is ignored"));
+}

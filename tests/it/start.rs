@@ -284,6 +284,7 @@ fn a_wrong_configuration_is_refused_by_file_line_and_key() {
         ),
         ("[limits]\nsubmit_items = 0\n", "", "limits.submit_items"),
         ("[log]\nitems = \"some\"\n", "", "log.items"),
+        ("[log]\nfilter = \"sooner=loud\"\n", "", "log.filter"),
     ] {
         let setup = ServerSetup::new(config);
         let line = refusal_changes_nothing(&setup, 2);
