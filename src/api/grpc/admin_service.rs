@@ -2,8 +2,8 @@
 
 use tonic::{Request, Response, Status};
 
+use super::call::opened;
 use super::convert::{self, LetterFields};
-use super::deadline::Deadline;
 use super::render;
 use super::tenancy::Tenancy;
 use super::violations::{INVALID_FIELD, Violations};
@@ -58,9 +58,7 @@ impl AdminService for AdminApi {
         &self,
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let question = question(&tenant, &request);
         let mut wrong = Violations::default();
         let rows = convert::page_rows(&mut wrong, request.page_size);
@@ -91,9 +89,8 @@ impl AdminService for AdminApi {
         &self,
         request: Request<RedriveDeadLettersRequest>,
     ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let redrive = convert::redrive(tenant, request.into_inner())?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
+        let redrive = convert::redrive(tenant, request)?;
         let batch = deadline.bound(self.engine.redrive(redrive)).await?;
         let batch = Some(render::batch(&batch));
         Ok(Response::new(RedriveDeadLettersResponse { batch }))
@@ -103,9 +100,8 @@ impl AdminService for AdminApi {
         &self,
         request: Request<PurgeDeadLettersRequest>,
     ) -> Result<Response<PurgeDeadLettersResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let (query, item_ids) = convert::purge(tenant, request.into_inner())?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
+        let (query, item_ids) = convert::purge(tenant, request)?;
         let purged_count = deadline.bound(self.engine.purge(&query, item_ids)).await?;
         Ok(Response::new(PurgeDeadLettersResponse { purged_count }))
     }
@@ -114,7 +110,7 @@ impl AdminService for AdminApi {
         &self,
         request: Request<ListQueuesRequest>,
     ) -> Result<Response<ListQueuesResponse>, Status> {
-        self.tenancy.of(request.metadata())?;
+        opened(request, self.tenancy)?;
         let queues = self.engine.queues().into_iter();
         let queues = queues.map(render::queue).collect();
         Ok(Response::new(ListQueuesResponse { queues }))
@@ -124,9 +120,8 @@ impl AdminService for AdminApi {
         &self,
         request: Request<PauseQueueRequest>,
     ) -> Result<Response<PauseQueueResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        self.tenancy.of(request.metadata())?;
-        let PauseQueueRequest { queue, reason } = request.into_inner();
+        let (deadline, _, request) = opened(request, self.tenancy)?;
+        let PauseQueueRequest { queue, reason } = request;
         let mut wrong = Violations::default();
         convert::check_reason(&mut wrong, &reason);
         let queue = convert::queue(&mut wrong, &queue);
@@ -140,10 +135,9 @@ impl AdminService for AdminApi {
         &self,
         request: Request<ResumeQueueRequest>,
     ) -> Result<Response<ResumeQueueResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        self.tenancy.of(request.metadata())?;
+        let (deadline, _, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
-        let queue = convert::queue(&mut wrong, &request.into_inner().queue);
+        let queue = convert::queue(&mut wrong, &request.queue);
         let queue = wrong.required(queue)?;
         let resumed = self.engine.resume_queue(&queue);
         let queue = Some(render::queue(deadline.bound(resumed).await?));

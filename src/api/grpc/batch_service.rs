@@ -10,6 +10,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call::opened;
 use super::convert::{self, SubmitFields};
 use super::deadline::Deadline;
 use super::input_limits::InputLimits;
@@ -126,9 +127,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<SubmitBatchRequest>,
     ) -> Result<Response<Self::SubmitBatchStream>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let omit_output = request.omit_output;
         let fields = SubmitFields {
             tenant,
@@ -167,9 +166,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<CreateBatchRequest>,
     ) -> Result<Response<CreateBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let fields = SubmitFields {
             tenant,
             batch_id: request.batch_id,
@@ -198,9 +195,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<WatchBatchRequest>,
     ) -> Result<Response<Self::WatchBatchStream>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let watch = Watch::of(tenant, &request)?;
         let mut terms = self.terms(deadline, Some(watch.progress))?;
         let batch = deadline.bound(self.engine.batch(&watch.batch)).await?;
@@ -225,9 +220,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<GetBatchRequest>,
     ) -> Result<Response<GetBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         let wait = convert::duration(&mut wrong, "wait", request.wait).unwrap_or_default();
@@ -243,9 +236,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<GetItemRequest>,
     ) -> Result<Response<GetItemResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         if request.item_id.is_empty() {
@@ -269,9 +260,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<CancelBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         if request.item_ids.len() > limits::CANCEL_ITEMS_MAX {
@@ -302,9 +291,7 @@ impl BatchService for BatchApi {
         &self,
         request: Request<PauseBatchRequest>,
     ) -> Result<Response<PauseBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let request = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
         let id = convert::batch_id(&mut wrong, &request.batch_id);
         convert::check_reason(&mut wrong, &request.reason);
@@ -318,10 +305,9 @@ impl BatchService for BatchApi {
         &self,
         request: Request<ResumeBatchRequest>,
     ) -> Result<Response<ResumeBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
-        let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
         let name = tenant.batch(wrong.required(id)?);
         let resumed = deadline.bound(self.engine.resume(&name)).await?;
         let batch = Some(render::batch(&resumed));
@@ -332,9 +318,8 @@ impl BatchService for BatchApi {
         &self,
         request: Request<ListBatchesRequest>,
     ) -> Result<Response<ListBatchesResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let listed = self.batches(tenant, deadline, request.into_inner()).await?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
+        let listed = self.batches(tenant, deadline, request).await?;
         Ok(Response::new(listed))
     }
 
@@ -342,9 +327,8 @@ impl BatchService for BatchApi {
         &self,
         request: Request<ListItemsRequest>,
     ) -> Result<Response<ListItemsResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
-        let listed = self.items(tenant, deadline, request.into_inner()).await?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
+        let listed = self.items(tenant, deadline, request).await?;
         Ok(Response::new(listed))
     }
 
@@ -352,10 +336,9 @@ impl BatchService for BatchApi {
         &self,
         request: Request<DeleteBatchRequest>,
     ) -> Result<Response<DeleteBatchResponse>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy.of(request.metadata())?;
+        let (deadline, tenant, request) = opened(request, self.tenancy)?;
         let mut wrong = Violations::default();
-        let id = convert::batch_id(&mut wrong, &request.into_inner().batch_id);
+        let id = convert::batch_id(&mut wrong, &request.batch_id);
         let name = tenant.batch(wrong.required(id)?);
         deadline.bound(self.engine.delete(&name)).await?;
         Ok(Response::new(DeleteBatchResponse {}))

@@ -3,6 +3,7 @@
 mod admin_service;
 mod answer_layer;
 mod batch_service;
+mod call;
 mod convert;
 mod deadline;
 mod input_limits;

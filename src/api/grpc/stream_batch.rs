@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::answer_layer;
 use super::batch_service::{BatchApi, Messages, batch_headers, messages};
+use super::call::opened;
 use super::convert;
 use super::deadline::{self, Deadline};
 use super::reader::{Event, Reader};
@@ -62,9 +63,8 @@ impl BatchApi {
         &self,
         request: Request<Streaming<StreamBatchRequest>>,
     ) -> Result<Response<Messages<StreamBatchResponse>>, Status> {
-        let deadline = Deadline::of(request.metadata());
-        let tenant = self.tenancy().of(request.metadata())?;
-        let mut requests = request.into_inner();
+        let (deadline, tenant, request) = opened(request, self.tenancy())?;
+        let mut requests = request;
         let start = convert::start(tenant, first(deadline, &mut requests).await?)?;
         let after = start.upload.after;
         let terms = self.terms(deadline, Some(start.progress))?;
