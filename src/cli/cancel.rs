@@ -1,12 +1,10 @@
 //! `sooner cancel`: a batch, or some of its items, will not run.
 
-use super::connect::{ServerArguments, Stub};
+use super::answer::{AnswerForm, ask, show};
+use super::connect::ServerArguments;
 use super::exit::{Exit, Failure};
-use super::get::{Lines, json, out};
 use super::json::CancelJson;
-use super::output::Form;
 use super::shown::batch_state;
-use crate::base::tasks;
 use crate::wire;
 
 /// Cancel a batch, or some of its items
@@ -28,7 +26,7 @@ pub(super) struct Arguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The batch
     #[arg(value_name = "ID")]
@@ -40,29 +38,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    if arguments.output == Form::Output {
-        return Err(Failure::new(
-            Exit::Usage,
-            "a cancel has no output; see --help",
-        ));
-    }
-    let mut session = arguments.server.remote()?.session();
     let request = wire::CancelBatchRequest {
         batch_id: arguments.id.clone(),
         item_ids: arguments.items.clone(),
         reason: arguments.reason.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call(|mut stub: Stub| {
-        let request = request.clone();
-        async move { stub.cancel_batch(request).await }
-    }))?;
-    match arguments.output {
-        Form::Table => out(told(&arguments.id, &answer).as_bytes())?,
-        Form::Json => json(&CancelJson::of(&answer), Lines::Many)?,
-        Form::Jsonl => json(&CancelJson::of(&answer), Lines::One)?,
-        Form::Name | Form::Output => out(format!("{}\n", arguments.id).as_bytes())?,
-    }
+    let answer = ask(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.cancel_batch(request).await },
+    )?;
+    let (id, told) = (&arguments.id, told(&arguments.id, &answer));
+    show(arguments.output, &CancelJson::of(&answer), &told, id)?;
     Ok(Exit::Success)
 }
 

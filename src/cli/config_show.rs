@@ -1,7 +1,7 @@
 //! `sooner config show`: the settings that are in effect, and who set them.
 
+use super::answer::out;
 use super::exit::{Exit, Failure};
-use super::get::out;
 use super::serve;
 use crate::config;
 

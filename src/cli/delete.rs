@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
+use super::answer::{AnswerForm, show};
 use super::connect::{ServerArguments, Stub};
 use super::exit::{Exit, Failure};
-use super::get::{Lines, json, out};
-use super::output::Form;
 use super::tell;
 use crate::base::tasks;
 use crate::wire;
@@ -26,7 +25,7 @@ pub(super) struct Arguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The batches
     #[arg(value_name = "ID", required = true)]
@@ -40,10 +39,6 @@ struct Deleted<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    if arguments.output == Form::Output {
-        let problem = "a delete has no output; see --help";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
     let mut session = arguments.server.remote()?.session();
     let runtime = tasks::runtime("sooner-client", 1)?;
     let mut trouble = None;
@@ -56,7 +51,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             async move { stub.delete_batch(request).await }
         }));
         match deleted {
-            Ok(wire::DeleteBatchResponse {}) => show(arguments.output, batch_id)?,
+            Ok(wire::DeleteBatchResponse {}) => {
+                let told = format!("batch {batch_id} is deleted\n");
+                show(arguments.output, &Deleted { batch_id }, &told, batch_id)?;
+            }
             // The others wait for nothing better.
             Err(failure) if failure.exit == Exit::Unavailable => return Err(failure),
             Err(failure) => {
@@ -66,13 +64,4 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         }
     }
     Ok(trouble.unwrap_or(Exit::Success))
-}
-
-fn show(form: Form, batch_id: &str) -> Result<(), Failure> {
-    match form {
-        Form::Table => out(format!("batch {batch_id} is deleted\n").as_bytes()),
-        Form::Json => json(&Deleted { batch_id }, Lines::Many),
-        Form::Jsonl => json(&Deleted { batch_id }, Lines::One),
-        Form::Name | Form::Output => out(format!("{batch_id}\n").as_bytes()),
-    }
 }

@@ -1,12 +1,10 @@
 //! `sooner get`: how a batch or an item stands.
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
-use serde::Serialize;
-
+use super::answer::{Lines, json, out};
 use super::connect::{ServerArguments, Session};
-use super::exit::{self, Exit, Failure};
+use super::exit::{Exit, Failure};
 use super::following::{exit_of, is_over};
 use super::json::{BatchJson, ItemJson};
 use super::output::Form;
@@ -210,28 +208,4 @@ fn without_output(result: Option<&Shown<'_>>, item: &wire::Item) -> Exit {
         tell(&format!("the item has no output yet, it is {state}"));
         Exit::NotYet
     }
-}
-
-/// How JSON is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lines {
-    One,
-    Many,
-}
-
-/// Prints a JSON object.
-pub(super) fn json(value: &impl Serialize, lines: Lines) -> Result<(), Failure> {
-    let text = match lines {
-        Lines::One => serde_json::to_string(value),
-        Lines::Many => serde_json::to_string_pretty(value),
-    };
-    let text = text.expect("our own shapes are JSON") + "\n";
-    out(text.as_bytes())
-}
-
-/// Prints to standard output.
-pub(super) fn out(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(|error| exit::of_output(&error))
 }

@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::answer::{AnswerForm, Lines, json, out};
 use super::batch_options::label;
 use super::connect::{ServerArguments, Session, Stub};
 use super::exit::{Exit, Failure};
-use super::get::{Lines, json, out};
 use super::json::{BatchJson, ItemJson};
-use super::output::{Form, gist, preview};
+use super::json_list::JsonList;
+use super::output::{gist, preview};
 use super::shown::{Shown, batch_state, item_state};
 use super::tell;
 use crate::base::{clock, tasks};
@@ -24,7 +27,7 @@ const SHOWN_CHARS_MAX: usize = 60;
 ///
 /// Without an ID it tells batches: how far each is, how many of its items failed or expired, how long
 /// ago it was submitted. With one it tells the batch's items. A large output is left out; get ID ITEM
-/// has it.
+/// has it. `-o json` is one object with all of them, `-o jsonl` a line for each.
 ///
 /// Exit codes: 0 done, even if nothing was found; 2 bad usage; 6 no such batch; 9 the server cannot be
 /// reached.
@@ -52,7 +55,7 @@ pub(super) struct Arguments {
 
     /// How they are shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The batch whose items are wanted
     #[arg(value_name = "ID")]
@@ -61,17 +64,15 @@ pub(super) struct Arguments {
 
 /// How many more are wanted, and what of the table is printed.
 struct Listing {
-    form: Form,
+    form: AnswerForm,
     left: usize,
+    /// The object that is being printed, if they go into one.
+    object: Option<JsonList>,
     /// The width of the column of ids, once there is one.
     width: Option<usize>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    if arguments.output == Form::Output {
-        let problem = "a list has no output; watch prints the outputs of a batch";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
     let mut session = arguments.server.remote()?.session();
     let listing = Listing {
         form: arguments.output,
@@ -80,6 +81,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         } else {
             arguments.limit
         },
+        object: None,
         width: None,
     };
     let runtime = tasks::runtime("sooner-client", 1)?;
@@ -119,7 +121,7 @@ async fn list_batches(
         listing.left -= batches.len();
         let ids = batches.iter().map(|batch| &*batch.batch_id);
         match listing.form {
-            Form::Table => {
+            AnswerForm::Table => {
                 let width = listing.head(ids, |width| {
                     format!(
                         "{:<width$}  {:<10}  {:>15}  {:>7}  {:>4}  {:<12}  LABELS\n",
@@ -132,12 +134,13 @@ async fn list_batches(
                     .collect();
                 out(rows.as_bytes())?;
             }
-            Form::Json => print(batches, |batch| json(&BatchJson::of(batch), Lines::Many))?,
-            Form::Jsonl => print(batches, |batch| json(&BatchJson::of(batch), Lines::One))?,
-            Form::Name | Form::Output => print_names(ids)?,
+            AnswerForm::Json => listing.push("batches", batches.iter().map(BatchJson::of))?,
+            AnswerForm::Jsonl => print(batches.iter().map(BatchJson::of))?,
+            AnswerForm::Name => print_names(ids)?,
         }
         page_token = answer.next_page_token;
         if page_token.is_empty() || listing.left == 0 {
+            listing.end("batches")?;
             return Ok(!page_token.is_empty());
         }
     }
@@ -167,8 +170,12 @@ async fn list_items(
         let items = &answer.items[..answer.items.len().min(listing.left)];
         listing.left -= items.len();
         let ids = items.iter().map(|item| &*item.item_id);
+        let results = items.iter().map(|item| item.result.as_ref());
+        let results: Vec<_> = results.map(|it| it.map(Shown::of_result)).collect();
+        let shown = items.iter().zip(&results);
+        let shown = shown.map(|(item, result)| ItemJson::of(item, result.as_ref()));
         match listing.form {
-            Form::Table => {
+            AnswerForm::Table => {
                 let width = listing.head(ids, |width| {
                     format!(
                         "{:>7}  {:<width$}  {:<9}  {:>5}  OUTPUT OR ERROR\n",
@@ -178,12 +185,13 @@ async fn list_items(
                 let rows: String = items.iter().map(|item| item_row(item, width)).collect();
                 out(rows.as_bytes())?;
             }
-            Form::Json => print(items, |item| item_json(item, Lines::Many))?,
-            Form::Jsonl => print(items, |item| item_json(item, Lines::One))?,
-            Form::Name | Form::Output => print_names(ids)?,
+            AnswerForm::Json => listing.push("items", shown)?,
+            AnswerForm::Jsonl => print(shown)?,
+            AnswerForm::Name => print_names(ids)?,
         }
         page_token = answer.next_page_token;
         if page_token.is_empty() || listing.left == 0 {
+            listing.end("items")?;
             return Ok(!page_token.is_empty());
         }
     }
@@ -192,6 +200,29 @@ async fn list_items(
 impl Listing {
     fn page_size(&self) -> i32 {
         i32::try_from(self.left.clamp(1, PAGE_SIZE)).expect("pages are small")
+    }
+
+    /// Prints the rows of a page into the object that holds them all.
+    fn push(
+        &mut self,
+        field: &str,
+        mut rows: impl Iterator<Item = impl Serialize>,
+    ) -> Result<(), Failure> {
+        let object = match &mut self.object {
+            Some(object) => object,
+            // Only now: what is refused leaves nothing on standard output.
+            None => self.object.insert(JsonList::begin(field)?),
+        };
+        rows.try_for_each(|row| object.push(&row))
+    }
+
+    /// Ends the object; in a table that nothing was found is worth saying.
+    fn end(self, what: &str) -> Result<(), Failure> {
+        match (self.object, self.form, self.width) {
+            (Some(object), _, _) => object.end(),
+            (None, AnswerForm::Table, None) => out(format!("no {what}\n").as_bytes()),
+            (None, _, _) => Ok(()),
+        }
     }
 
     /// Prints the head of the table before its first rows; answers the width of the ids.
@@ -236,18 +267,13 @@ fn states(
     typed.iter().map(number).collect()
 }
 
-fn print<T>(rows: &[T], one: impl Fn(&T) -> Result<(), Failure>) -> Result<(), Failure> {
-    rows.iter().try_for_each(one)
+fn print(mut rows: impl Iterator<Item = impl Serialize>) -> Result<(), Failure> {
+    rows.try_for_each(|row| json(&row, Lines::One))
 }
 
 fn print_names<'a>(ids: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
     let lines: String = ids.flat_map(|id| [id, "\n"]).collect();
     out(lines.as_bytes())
-}
-
-fn item_json(item: &wire::Item, lines: Lines) -> Result<(), Failure> {
-    let result = item.result.as_ref().map(Shown::of_result);
-    json(&ItemJson::of(item, result.as_ref()), lines)
 }
 
 fn batch_row(batch: &wire::Batch, width: usize) -> String {

@@ -1,5 +1,6 @@
 //! Floor 6: what a person types. Standard output is data, standard error is talk.
 
+mod answer;
 mod backlog;
 mod batch_options;
 mod cancel;
@@ -13,6 +14,7 @@ mod following;
 mod get;
 mod input;
 mod json;
+mod json_list;
 mod list;
 mod out_dir;
 mod output;

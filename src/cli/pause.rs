@@ -1,12 +1,10 @@
 //! `sooner pause`: nothing of a batch starts until it is resumed.
 
-use super::connect::{ServerArguments, Stub};
+use super::answer::{self, AnswerForm, ask};
+use super::connect::ServerArguments;
 use super::exit::{Exit, Failure};
-use super::get::{Lines, json, out};
 use super::json::BatchJson;
-use super::output::Form;
 use super::shown::batch_state;
-use crate::base::tasks;
 use crate::wire;
 
 /// Pause a batch
@@ -29,7 +27,7 @@ pub(super) struct Arguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The batch
     #[arg(value_name = "ID")]
@@ -37,37 +35,21 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    check(arguments.output)?;
-    let mut session = arguments.server.remote()?.session();
     let request = wire::PauseBatchRequest {
         batch_id: arguments.id.clone(),
         reason: arguments.reason.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call(|mut stub: Stub| {
-        let request = request.clone();
-        async move { stub.pause_batch(request).await }
-    }))?;
+    let answer = ask(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.pause_batch(request).await },
+    )?;
     show(arguments.output, &answer.batch.unwrap_or_default())
 }
 
-/// Refuses a form in which a batch cannot be shown.
-pub(super) fn check(form: Form) -> Result<(), Failure> {
-    if form == Form::Output {
-        let problem = "a batch has no output; see --help";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
-    Ok(())
-}
-
 /// Shows the batch that was paused or resumed.
-pub(super) fn show(form: Form, batch: &wire::Batch) -> Result<Exit, Failure> {
-    match form {
-        Form::Table => out(told(batch).as_bytes())?,
-        Form::Json => json(&BatchJson::of(batch), Lines::Many)?,
-        Form::Jsonl => json(&BatchJson::of(batch), Lines::One)?,
-        Form::Name | Form::Output => out(format!("{}\n", batch.batch_id).as_bytes())?,
-    }
+pub(super) fn show(form: AnswerForm, batch: &wire::Batch) -> Result<Exit, Failure> {
+    answer::show(form, &BatchJson::of(batch), &told(batch), &batch.batch_id)?;
     Ok(Exit::Success)
 }
 

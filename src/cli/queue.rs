@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::connect::{AdminStub, ServerArguments};
+use super::answer::{self, AnswerForm, Lines, ask_admin, json, out};
+use super::connect::ServerArguments;
 use super::exit::{Exit, Failure};
-use super::get::{Lines, json, out};
-use super::output::{Form, preview};
-use crate::base::tasks;
+use super::output::preview;
 use crate::wire;
 
 /// Characters of the reason of a pause that are shown in the table.
@@ -49,7 +48,7 @@ struct ListArguments {
 
     /// How the list is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +62,7 @@ struct PauseArguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The queue
     #[arg(value_name = "NAME")]
@@ -77,7 +76,7 @@ struct ResumeArguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The queue
     #[arg(value_name = "NAME")]
@@ -139,25 +138,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 fn list(arguments: &ListArguments) -> Result<Exit, Failure> {
-    check(arguments.output)?;
-    let mut session = arguments.server.remote()?.session();
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| async move {
-        stub.list_queues(wire::ListQueuesRequest {}).await
-    }))?;
+    let request = wire::ListQueuesRequest {};
+    let answer = ask_admin(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.list_queues(request).await },
+    )?;
     let queues = &answer.queues;
     match arguments.output {
-        Form::Table => out(table(queues).as_bytes())?,
-        Form::Json => {
+        AnswerForm::Table => out(table(queues).as_bytes())?,
+        AnswerForm::Json => {
             let queues = queues.iter().map(QueueJson::of).collect();
             json(&ListJson { queues }, Lines::Many)?;
         }
-        Form::Jsonl => {
+        AnswerForm::Jsonl => {
             for queue in queues {
                 json(&QueueJson::of(queue), Lines::One)?;
             }
         }
-        Form::Name | Form::Output => {
+        AnswerForm::Name => {
             for queue in queues {
                 out(format!("{}\n", queue.name).as_bytes())?;
             }
@@ -167,63 +166,42 @@ fn list(arguments: &ListArguments) -> Result<Exit, Failure> {
 }
 
 fn pause(arguments: &PauseArguments) -> Result<Exit, Failure> {
-    check(arguments.output)?;
-    let mut session = arguments.server.remote()?.session();
     let request = wire::PauseQueueRequest {
         queue: arguments.name.clone(),
         reason: arguments.reason.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| {
-        let request = request.clone();
-        async move { stub.pause_queue(request).await }
-    }))?;
+    let answer = ask_admin(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.pause_queue(request).await },
+    )?;
     show(arguments.output, &answer.queue.unwrap_or_default())
 }
 
 fn resume(arguments: &ResumeArguments) -> Result<Exit, Failure> {
-    check(arguments.output)?;
-    let mut session = arguments.server.remote()?.session();
     let request = wire::ResumeQueueRequest {
         queue: arguments.name.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| {
-        let request = request.clone();
-        async move { stub.resume_queue(request).await }
-    }))?;
+    let answer = ask_admin(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.resume_queue(request).await },
+    )?;
     show(arguments.output, &answer.queue.unwrap_or_default())
 }
 
-/// Refuses a form in which a queue cannot be shown.
-fn check(form: Form) -> Result<(), Failure> {
-    if form == Form::Output {
-        let problem = "a queue has no output; see --help";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
-    Ok(())
-}
-
 /// Shows the queue that was paused or resumed.
-fn show(form: Form, queue: &wire::Queue) -> Result<Exit, Failure> {
-    match form {
-        Form::Table => {
-            let wire::Queue {
-                name,
-                pending_items,
-                running_items,
-                ..
-            } = queue;
-            let state = state(queue);
-            let told = format!(
-                "queue {name} is {state}: {pending_items} pending, {running_items} running\n"
-            );
-            out(told.as_bytes())?;
-        }
-        Form::Json => json(&QueueJson::of(queue), Lines::Many)?,
-        Form::Jsonl => json(&QueueJson::of(queue), Lines::One)?,
-        Form::Name | Form::Output => out(format!("{}\n", queue.name).as_bytes())?,
-    }
+fn show(form: AnswerForm, queue: &wire::Queue) -> Result<Exit, Failure> {
+    let wire::Queue {
+        name,
+        pending_items,
+        running_items,
+        ..
+    } = queue;
+    let state = state(queue);
+    let told =
+        format!("queue {name} is {state}: {pending_items} pending, {running_items} running\n");
+    answer::show(form, &QueueJson::of(queue), &told, name)?;
     Ok(Exit::Success)
 }
 

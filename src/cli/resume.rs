@@ -1,10 +1,9 @@
 //! `sooner resume`: a paused batch goes on.
 
-use super::connect::{ServerArguments, Stub};
+use super::answer::{AnswerForm, ask};
+use super::connect::ServerArguments;
 use super::exit::{Exit, Failure};
-use super::output::Form;
-use super::pause::{check, show};
-use crate::base::tasks;
+use super::pause::show;
 use crate::wire;
 
 /// Let a paused batch go on
@@ -21,7 +20,7 @@ pub(super) struct Arguments {
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 
     /// The batch
     #[arg(value_name = "ID")]
@@ -29,15 +28,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    check(arguments.output)?;
-    let mut session = arguments.server.remote()?.session();
     let request = wire::ResumeBatchRequest {
         batch_id: arguments.id.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call(|mut stub: Stub| {
-        let request = request.clone();
-        async move { stub.resume_batch(request).await }
-    }))?;
+    let answer = ask(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.resume_batch(request).await },
+    )?;
     show(arguments.output, &answer.batch.unwrap_or_default())
 }

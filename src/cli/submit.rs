@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::answer::out;
 use super::batch_options::OptionArguments;
 use super::connect::{Remote, ServerArguments};
 use super::exit::{self, Exit, Failure};
 use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
-use super::get::out;
 use super::input::InputArguments;
 use super::output::{ResultArguments, streamed};
 use super::progress::{Failures, Progress};

@@ -192,7 +192,7 @@ async fn dead_letters_are_purged_once_somebody_says_which() {
     let setup = ServerSetup::broken();
     let (server, _client) = used(&setup).await;
     for (arguments, whose) in [
-        (&["dead", "purge"][..], "of the server"),
+        (&["dead", "purge"][..], "every dead letter there is"),
         (&["dead", "purge", "nightly"], "of the batch"),
     ] {
         let refused = asked(&server, arguments);
@@ -211,6 +211,10 @@ async fn dead_letters_are_purged_once_somebody_says_which() {
         &["dead", "purge", "--reason", "EXIT_65", "-o", "json"],
     );
     assert_eq!(parsed(&some), json!({"purged_count": 1}));
+    for form in ["name", "output"] {
+        let refused = asked(&server, &["dead", "purge", "--all", "-o", form]);
+        assert_eq!((refused.code, &*refused.stdout), (Some(2), ""));
+    }
     let rest = asked(&server, &["dead", "purge", "--all"]);
     assert_eq!(rest.stdout, "purged 1 dead letter\n");
     let none = asked(&server, &["dead", "purge", "--all"]);

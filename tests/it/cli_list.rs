@@ -39,6 +39,29 @@ fn setup() -> ServerSetup {
     ))
 }
 
+/// What is told whoever wants the outputs of what has none.
+const FORMS: &str = "[possible values: table, json, jsonl, name]";
+
+/// More than a page of it, as one JSON document.
+#[test]
+fn a_list_as_json_is_one_document_however_long_it_is() {
+    let setup = setup();
+    let server = setup.start();
+    let count = 450;
+    let lines: String = (0..count).map(|n| format!("{n}\n")).collect();
+    let arguments = ["submit", "-q", "--batch-id", "b", "--queue", "later"];
+    let run = ended(&mut sooner(server.address(), &arguments), lines.as_bytes());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let listed = asked(&server, &["list", "b", "--all", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    let items = listed["items"].as_array().unwrap();
+    let indexes = items.iter().map(|item| item["index"].as_u64().unwrap());
+    assert!(indexes.eq(0..count));
+    let listed = asked(&server, &["list", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(listed["batches"][0]["batch_id"], "b");
+}
+
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
@@ -108,7 +131,12 @@ fn items_are_listed_by_state() {
     )
     .stdout;
     let failed: Value = serde_json::from_str(&failed).unwrap();
-    assert_eq!(failed["result"]["error"]["reason"], "EXIT_65");
+    assert_eq!(
+        failed["items"][0]["result"]["error"]["reason"], "EXIT_65",
+        "{failed}"
+    );
+    let none = asked(&server, &["list", "three", "--state", "pending"]);
+    assert_eq!(none.stdout, "no items\n");
     let names = asked(&server, &["list", "three", "--all", "-o", "name"]).stdout;
     assert_eq!(names, "a\nb\nc\n");
 }
@@ -136,14 +164,11 @@ fn what_cannot_be_listed_is_told_with_its_exit_code() {
             2,
             "is not of the form NAME=VALUE",
         ),
-        (&["list", "-o", "output"], 2, "a list has no output"),
+        (&["list", "-o", "output"], 2, FORMS),
         (&["delete"], 2, "required"),
         (&["delete", "nobody"], 6, "(BATCH_NOT_FOUND)"),
-        (
-            &["delete", "x", "-o", "output"],
-            2,
-            "a delete has no output",
-        ),
+        (&["delete", "x", "-o", "output"], 2, FORMS),
+        (&["cancel", "x", "-o", "output"], 2, FORMS),
     ] {
         let run = asked(&server, arguments);
         assert_eq!(
@@ -157,8 +182,11 @@ fn what_cannot_be_listed_is_told_with_its_exit_code() {
     let empty = asked(&server, &["list"]);
     assert_eq!(
         (empty.code, &*empty.stdout, &*empty.stderr),
-        (Some(0), "", "")
+        (Some(0), "no batches\n", "")
     );
+    let none = asked(&server, &["list", "-o", "json"]);
+    let none: Value = serde_json::from_str(&none.stdout).unwrap();
+    assert_eq!(none, serde_json::json!({"batches": []}));
 }
 
 #[test]

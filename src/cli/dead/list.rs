@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::FilterArguments;
 use super::letter_json::{LetterJson, LettersJson};
 use crate::base::{clock, tasks};
+use crate::cli::answer::{AnswerForm, Lines, json, out};
 use crate::cli::connect::{AdminStub, ServerArguments, Session};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::get::{Lines, json, out};
-use crate::cli::output::{Form, preview};
+use crate::cli::output::preview;
 use crate::cli::shown::item_state;
 use crate::wire;
 
@@ -52,26 +52,22 @@ pub(super) struct Arguments {
 
     /// How they are shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: AnswerForm,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    if arguments.output == Form::Output {
-        let problem = "a dead letter has no output; see --help";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
     let mut session = arguments.server.remote()?.session();
     let runtime = tasks::runtime("sooner-client", 1)?;
     let list = runtime.block_on(letters(arguments, &mut session))?;
     match arguments.output {
-        Form::Table => out(table(arguments, &list).as_bytes())?,
-        Form::Json => json(&LettersJson::of(&list), Lines::Many)?,
-        Form::Jsonl => {
+        AnswerForm::Table => out(table(arguments, &list).as_bytes())?,
+        AnswerForm::Json => json(&LettersJson::of(&list), Lines::Many)?,
+        AnswerForm::Jsonl => {
             for letter in &list.dead_letters {
                 json(&LetterJson::of(letter), Lines::One)?;
             }
         }
-        Form::Name | Form::Output => {
+        AnswerForm::Name => {
             for letter in &list.dead_letters {
                 out(format!("{} {}\n", letter.batch_id, letter.item_id).as_bytes())?;
             }

@@ -2,11 +2,9 @@
 
 use super::FilterArguments;
 use super::letter_json::PurgeJson;
-use crate::base::tasks;
-use crate::cli::connect::{AdminStub, ServerArguments};
+use crate::cli::answer::{Lines, ask_admin, json, out};
+use crate::cli::connect::ServerArguments;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::get::{Lines, json, out};
-use crate::cli::output::Form;
 use crate::wire;
 
 /// Take dead letters off the list without running them again
@@ -25,13 +23,13 @@ pub(super) struct Arguments {
     #[command(flatten)]
     filter: FilterArguments,
 
-    /// All of the batch, or without a batch all of the server
+    /// All of the batch, or without a batch all of the tenant
     #[arg(long)]
     all: bool,
 
     /// How the answer is shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
-    output: Form,
+    output: CountForm,
 
     /// Those of this batch
     #[arg(value_name = "BATCH", default_value = "", hide_default_value = true)]
@@ -42,9 +40,19 @@ pub(super) struct Arguments {
     items: Vec<String>,
 }
 
+/// How a number is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CountForm {
+    /// In words
+    Table,
+    /// A JSON object over several lines
+    Json,
+    /// A JSON object on one line
+    Jsonl,
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     check(arguments)?;
-    let mut session = arguments.server.remote()?.session();
     let request = wire::PurgeDeadLettersRequest {
         queue: arguments.filter.queue.clone(),
         batch_id: arguments.batch.clone(),
@@ -53,16 +61,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         before: arguments.filter.before(),
         item_ids: arguments.items.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| {
-        let request = request.clone();
-        async move { stub.purge_dead_letters(request).await }
-    }))?;
+    let answer = ask_admin(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.purge_dead_letters(request).await },
+    )?;
     let purged_count = answer.purged_count;
     match arguments.output {
-        Form::Json => json(&PurgeJson { purged_count }, Lines::Many)?,
-        Form::Jsonl => json(&PurgeJson { purged_count }, Lines::One)?,
-        Form::Table | Form::Name | Form::Output => {
+        CountForm::Json => json(&PurgeJson { purged_count }, Lines::Many)?,
+        CountForm::Jsonl => json(&PurgeJson { purged_count }, Lines::One)?,
+        CountForm::Table => {
             let s = if purged_count == 1 { "" } else { "s" };
             out(format!("purged {purged_count} dead letter{s}\n").as_bytes())?;
         }
@@ -71,18 +79,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 fn check(arguments: &Arguments) -> Result<(), Failure> {
-    let problem = match arguments.output {
-        Form::Name | Form::Output => "a purge has neither a name nor an output; see --help",
-        Form::Table | Form::Json | Form::Jsonl
-            if !arguments.all && arguments.items.is_empty() && !arguments.filter.is_set() =>
-        {
-            if arguments.batch.is_empty() {
-                "this would purge every dead letter of the server; --all says that it is meant"
-            } else {
-                "this would purge every dead letter of the batch; --all says that it is meant"
-            }
-        }
-        Form::Table | Form::Json | Form::Jsonl => return Ok(()),
+    if arguments.all || !arguments.items.is_empty() || arguments.filter.is_set() {
+        return Ok(());
+    }
+    let whose = if arguments.batch.is_empty() {
+        "there is"
+    } else {
+        "of the batch"
     };
+    let problem =
+        format!("this would purge every dead letter {whose}; --all says that it is meant");
     Err(Failure::new(Exit::Usage, problem))
 }

@@ -1,10 +1,10 @@
 //! `sooner dead redrive`: dead letters of a batch run again in a new one.
 
-use crate::base::{entropy, tasks};
-use crate::cli::connect::{AdminStub, ServerArguments};
+use crate::base::entropy;
+use crate::cli::answer::{Lines, ask_admin, json, out};
+use crate::cli::connect::ServerArguments;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::following::Order;
-use crate::cli::get::{Lines, json, out};
 use crate::cli::json::BatchJson;
 use crate::cli::output::{Form, ResultArguments, streamed};
 use crate::cli::tell;
@@ -125,7 +125,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 fn redriven(arguments: &Arguments) -> Result<wire::Batch, Failure> {
-    let mut session = arguments.server.remote()?.session();
     // With a key of its own it may be repeated, whatever becomes of the answer.
     let request_id = arguments
         .request_id
@@ -138,10 +137,10 @@ fn redriven(arguments: &Arguments) -> Result<wire::Batch, Failure> {
         queue: String::new(),
         reason: arguments.reason.clone(),
     };
-    let runtime = tasks::runtime("sooner-client", 1)?;
-    let answer = runtime.block_on(session.call_admin(|mut stub: AdminStub| {
-        let request = request.clone();
-        async move { stub.redrive_dead_letters(request).await }
-    }))?;
+    let answer = ask_admin(
+        &arguments.server,
+        &request,
+        |mut stub, request| async move { stub.redrive_dead_letters(request).await },
+    )?;
     Ok(answer.batch.unwrap_or_default())
 }
