@@ -29,6 +29,9 @@ impl std::fmt::Debug for PageKey {
 pub struct Question(Sha256);
 
 impl Question {
+    /// What is said of a token that tells no position.
+    pub const NOT_ITS_TOKEN: &str = "is none that an answer to this very request has given";
+
     /// A question to that list.
     pub fn to(list: &str) -> Self {
         Self(Sha256::new()).and(list.as_bytes())

@@ -115,10 +115,9 @@ impl Engine {
         let position = question.position(self.page_key(), token);
         let position = position.and_then(|position| u32::try_from(position).ok());
         position.map(Some).ok_or_else(|| {
-            let message = "does not come from an answer to this very question";
             let violation = FieldViolation {
                 field: "page_token".into(),
-                message: message.into(),
+                message: Question::NOT_ITS_TOKEN.into(),
             };
             Error::invalid("INVALID_FIELD", vec![violation])
         })

@@ -45,8 +45,7 @@ impl AdminApi {
         let position = question.position(self.engine.page_key(), token);
         let place = position.and_then(unpacked);
         if place.is_none() {
-            let message = "is none that an answer to this very request has given";
-            wrong.add(INVALID_FIELD, "page_token", message);
+            wrong.add(INVALID_FIELD, "page_token", Question::NOT_ITS_TOKEN);
         }
         place
     }
