@@ -8,6 +8,7 @@ use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, un
 use super::output::{Printer, ResultArguments, streamed};
 use super::progress::{Failures, Progress};
 use super::tell;
+use crate::wire;
 
 /// Follow a batch: print its results so far, then each one as it is done
 ///
@@ -61,7 +62,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         order: arguments.order,
         quiet: arguments.quiet,
     };
-    watch(&arguments.server, &target, Some(printer))
+    match watch(&arguments.server, &target, Some(printer))? {
+        Watched::Over(batch) => Ok(exit_of(&batch)),
+        Watched::Left(exit) => Ok(exit),
+    }
+}
+
+/// How watching ended.
+#[derive(Debug)]
+pub(super) enum Watched {
+    /// With the batch, which is as told.
+    Over(Box<wire::Batch>),
+    /// Earlier, by a signal.
+    Left(Exit),
 }
 
 /// Follows a batch to its end; without a printer its results are only counted.
@@ -69,7 +82,7 @@ pub(super) fn watch(
     server: &ServerArguments,
     target: &Target,
     printer: Option<Printer<io::Stdout>>,
-) -> Result<Exit, Failure> {
+) -> Result<Watched, Failure> {
     let remote = server.remote()?;
     let failures = if printer.as_ref().is_none_or(Printer::hides_failures) {
         Failures::Told
@@ -98,7 +111,7 @@ pub(super) fn watch(
         format!("sooner watch {id} --after {after}{order}{server}")
     };
     match until_signal(work) {
-        Ok(Ended::Done(Followed::Over(batch))) => Ok(exit_of(&batch)),
+        Ok(Ended::Done(Followed::Over(batch))) => Ok(Watched::Over(batch)),
         Ok(Ended::Done(Followed::OutputFailed(error))) => Err(exit::of_output(&error)),
         Ok(Ended::Signalled(exit)) => {
             let id = &target.id;
@@ -106,7 +119,7 @@ pub(super) fn watch(
                 "batch {id} goes on without us; to go on: {}",
                 go_on()
             ));
-            Ok(exit)
+            Ok(Watched::Left(exit))
         }
         Err(failure) if failure.exit == Exit::Unavailable && reached.after() > target.after => {
             Err(failure.and(&format!("hint: to go on: {}", go_on())))

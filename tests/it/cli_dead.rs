@@ -60,7 +60,7 @@ async fn dead_letters_are_listed_with_their_reasons_on_top() {
         "{few}"
     );
     let some = [
-        "dead", "list", "--batch", "nightly", "--reason", "EXIT_66", "--state", "failed",
+        "dead", "list", "nightly", "--reason", "EXIT_66", "--state", "failed",
     ];
     let got = parsed(&asked(&server, &[&some[..], &["-o", "json"]].concat()));
     assert_eq!(got["reasons"], json!({"EXIT_66": 1}));
@@ -122,7 +122,8 @@ async fn dead_letters_are_redriven_and_followed() {
     let followed = asked(
         &server,
         &[
-            "dead", "redrive", "nightly", "--reason", "EXIT_65", "--follow", "-o", "name", "-q",
+            "dead", "redrive", "nightly", "--reason", "EXIT_65", "--queue", "default", "--follow",
+            "-o", "name", "-q",
         ],
     );
     assert_eq!(
@@ -140,15 +141,15 @@ async fn dead_letters_are_redriven_and_followed() {
         "--request-id",
         "rest",
     ];
-    for _ in 0..2 {
-        let waited = asked(&server, &all);
-        assert_eq!(
-            (waited.code, &*waited.stdout),
-            (Some(0), ""),
-            "{}",
-            waited.stderr
-        );
-    }
+    let waited = asked(&server, &all);
+    assert_eq!(waited.code, Some(0), "{}", waited.stderr);
+    let rest = waited.stdout.trim_end();
+    let got = parsed(&asked(&server, &["get", rest, "-o", "json"]));
+    assert_eq!(got["source_batch_id"], "nightly");
+    // The same again is the same batch, told as it has ended.
+    let again = parsed(&asked(&server, &[&all[..], &["-o", "json"]].concat()));
+    assert_eq!(again, got);
+    assert_eq!(again["counts"]["succeeded"], 1, "{again}");
     let left = asked(&server, &["dead", "list"]).stdout;
     assert_eq!(left, "no dead letters\n");
     let redriven = asked(&server, &["dead", "list", "--redriven"]).stdout;
@@ -173,6 +174,9 @@ async fn what_cannot_be_redriven_is_told_with_its_exit_code() {
         says.contains("(NOT_A_DEAD_LETTER)\nhint: sooner dead list"),
         "{says}"
     );
+    let (code, says) = told(&["nightly", "--queue", "other"]);
+    assert_eq!(code, Some(7), "{says}");
+    assert!(says.contains("(NOTHING_TO_REDRIVE)"), "{says}");
     let (code, says) = told(&["nightly", "--reason", "EXIT_1"]);
     assert_eq!(code, Some(7), "{says}");
     assert!(says.contains("(NOTHING_TO_REDRIVE)"), "{says}");
@@ -180,7 +184,7 @@ async fn what_cannot_be_redriven_is_told_with_its_exit_code() {
     let (code, says) = told(&["nightly"]);
     assert_eq!(code, Some(2));
     assert!(
-        says.starts_with("error: say which: items, --reason, or --all"),
+        says.starts_with("error: say which: items, --reason, --queue, or --all"),
         "{says}"
     );
     assert_eq!(told(&["nightly", "--all", "--tag"]).0, Some(2));

@@ -38,10 +38,6 @@ pub(super) struct Arguments {
     #[command(flatten)]
     filter: FilterArguments,
 
-    /// Those of this batch
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
-    batch: String,
-
     /// Also those that were redriven, with the batch that runs them again
     #[arg(long)]
     redriven: bool,
@@ -53,6 +49,10 @@ pub(super) struct Arguments {
     /// How they are shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
     output: AnswerForm,
+
+    /// Those of this batch
+    #[arg(value_name = "BATCH", default_value = "", hide_default_value = true)]
+    batch: String,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {

@@ -1,22 +1,25 @@
 //! `sooner dead redrive`: dead letters of a batch run again in a new one.
 
+use std::io;
+
 use crate::base::entropy;
 use crate::cli::answer::{Lines, ask_admin, json, out};
 use crate::cli::connect::ServerArguments;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::following::Order;
+use crate::cli::following::{Order, exit_of};
 use crate::cli::json::BatchJson;
-use crate::cli::output::{Form, ResultArguments, streamed};
+use crate::cli::output::{Form, Printer, ResultArguments, streamed};
 use crate::cli::tell;
-use crate::cli::watch::{Target, watch};
+use crate::cli::watch::{Target, Watched, watch};
 use crate::wire;
 
 /// Run dead letters of a batch again, in a new batch
 ///
 /// The new batch has the settings of the old one but for points in time, and its items their ids,
-/// inputs and idempotency keys. It prints the new batch's id; --follow prints the results instead (see
-/// watch), --wait waits for the end. Of many letters the first run while the others are still copied.
-/// Every letter is redriven once: what fails again is a dead letter of the new batch.
+/// inputs and idempotency keys. It prints the new batch's id, or with -o json the new batch; --wait then
+/// waits for its end, and with -o json prints it as it ended. --follow prints the results instead (see
+/// watch). Of many letters the first run while the others are still copied. Every letter is redriven
+/// once: what fails again is a dead letter of the new batch.
 ///
 /// Exit codes: 0 done; with --wait or --follow as the new batch has ended: 0 every item succeeded, 3 an
 /// item failed or expired, 4 it was cancelled; 2 bad usage; 6 no such batch or item; 7 there is nothing
@@ -26,6 +29,15 @@ use crate::wire;
 pub(super) struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+
+    /// Those of this queue
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    queue: String,
 
     /// Those with this reason, as the list shows it
     #[arg(
@@ -76,8 +88,10 @@ struct Then {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    if !arguments.all && arguments.items.is_empty() && arguments.reason.is_empty() {
-        let problem = "say which: items, --reason, or --all for every dead letter of the batch";
+    let is_any = !arguments.queue.is_empty() || !arguments.reason.is_empty();
+    if !arguments.all && !is_any && arguments.items.is_empty() {
+        let problem =
+            "say which: items, --reason, --queue, or --all for every dead letter of the batch";
         return Err(Failure::new(Exit::Usage, problem));
     }
     let form = arguments.results.form().unwrap_or(Form::Table);
@@ -104,24 +118,55 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         let of = &arguments.batch;
         tell(&format!("batch {id} runs {items} of {of} again{more}"));
     }
-    if arguments.then.follow || arguments.then.wait {
-        let target = Target {
-            id,
-            after: 0,
-            order: Order::Completion,
-            quiet: arguments.quiet,
-        };
-        return watch(&arguments.server, &target, printer);
+    if arguments.then.follow {
+        return Ok(match end_of(arguments, &id, printer)? {
+            Watched::Over(batch) => exit_of(&batch),
+            Watched::Left(exit) => exit,
+        });
     }
     match form {
+        // At once: whatever becomes of the wait, the batch is there.
         Form::Table | Form::Name | Form::Output => out(format!("{id}\n").as_bytes())?,
-        Form::Json => json(&BatchJson::of(&batch), Lines::Many)?,
-        Form::Jsonl => json(&BatchJson::of(&batch), Lines::One)?,
+        Form::Json | Form::Jsonl if arguments.then.wait => {}
+        Form::Json | Form::Jsonl => show(form, &batch)?,
     }
-    if !arguments.quiet {
-        tell(&format!("to follow it: sooner watch {id}{server}"));
+    if !arguments.then.wait {
+        if !arguments.quiet {
+            tell(&format!("to follow it: sooner watch {id}{server}"));
+        }
+        return Ok(Exit::Success);
     }
-    Ok(Exit::Success)
+    match end_of(arguments, &id, None)? {
+        Watched::Over(batch) => {
+            show(form, &batch)?;
+            Ok(exit_of(&batch))
+        }
+        Watched::Left(exit) => Ok(exit),
+    }
+}
+
+/// Shows the batch, if it is to be more than its id.
+fn show(form: Form, batch: &wire::Batch) -> Result<(), Failure> {
+    match form {
+        Form::Table | Form::Name | Form::Output => Ok(()),
+        Form::Json => json(&BatchJson::of(batch), Lines::Many),
+        Form::Jsonl => json(&BatchJson::of(batch), Lines::One),
+    }
+}
+
+/// Waits for the end of the new batch, and prints its results meanwhile if that is wanted.
+fn end_of(
+    arguments: &Arguments,
+    id: &str,
+    printer: Option<Printer<io::Stdout>>,
+) -> Result<Watched, Failure> {
+    let target = Target {
+        id: id.to_owned(),
+        after: 0,
+        order: Order::Completion,
+        quiet: arguments.quiet,
+    };
+    watch(&arguments.server, &target, printer)
 }
 
 fn redriven(arguments: &Arguments) -> Result<wire::Batch, Failure> {
@@ -134,7 +179,7 @@ fn redriven(arguments: &Arguments) -> Result<wire::Batch, Failure> {
         request_id,
         batch_id: arguments.batch.clone(),
         item_ids: arguments.items.clone(),
-        queue: String::new(),
+        queue: arguments.queue.clone(),
         reason: arguments.reason.clone(),
     };
     let answer = ask_admin(
