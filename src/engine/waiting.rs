@@ -27,6 +27,8 @@ pub struct Waiting {
 pub enum WaitingReason {
     /// Its batch ends early.
     BatchEnding,
+    /// It has ended, and its record could not be written.
+    Unrecorded,
     /// The server is stopping.
     ServerDraining,
     /// Nobody computes items of its queue.
@@ -57,8 +59,9 @@ pub enum WaitingReason {
 
 impl WaitingReason {
     /// All of them, in the order in which they are looked at.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BatchEnding,
+        Self::Unrecorded,
         Self::ServerDraining,
         Self::NoHandler,
         Self::QueuePaused,
@@ -78,6 +81,7 @@ impl WaitingReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::BatchEnding => "BATCH_ENDING",
+            Self::Unrecorded => "UNRECORDED",
             Self::ServerDraining => "SERVER_DRAINING",
             Self::NoHandler => "NO_HANDLER",
             Self::QueuePaused => "QUEUE_PAUSED",
@@ -105,6 +109,11 @@ impl Engine {
             Hold::Ending => (
                 WaitingReason::BatchEnding,
                 "its batch ends early; its record is about to be written".to_owned(),
+            ),
+            Hold::Unrecorded => (
+                WaitingReason::Unrecorded,
+                "it ended with the last run of the server, and damage in the file keeps its record from being written; it does not run again, and the next start tries again to record it"
+                    .to_owned(),
             ),
             _ if self.0.draining.is_cancelled() => (
                 WaitingReason::ServerDraining,
@@ -243,7 +252,7 @@ fn told(batch: &Batch, hold: Hold) -> (WaitingReason, String) {
             "too many items of its batch wait for another attempt; first attempts go on when there are fewer"
                 .to_owned(),
         ),
-        Hold::Ending | Hold::Backoff { .. } | Hold::InLine { .. } => {
+        Hold::Ending | Hold::Unrecorded | Hold::Backoff { .. } | Hold::InLine { .. } => {
             unreachable!("told of by who knows more")
         }
     }

@@ -8,6 +8,8 @@ use crate::domain::pause::Pause;
 pub enum Hold {
     /// Its batch ends early: its record is about to be written.
     Ending,
+    /// It has ended, and its record could not be written: the next start tries again.
+    Unrecorded,
     /// Its queue is paused, for this reason.
     QueuePaused(Box<str>),
     /// Its batch is paused.

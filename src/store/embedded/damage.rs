@@ -6,8 +6,9 @@ use crate::domain::attempt::Reason;
 use crate::domain::ids::{BatchId, BatchNo, QueueName, Sequence};
 use crate::domain::item::{Ending, ItemSpec, Record};
 use crate::domain::payload::Payload;
-use crate::domain::settings::UploadTerms;
+use crate::domain::settings::{BatchOptions, UploadTerms};
 use crate::store::conformance::{new_batch, settlement};
+use crate::store::waiting::Hold;
 use crate::store::{
     Content, Created, Damaged, LeaseEnd, NewBatch, OpenError, Store, StoreError, StoreOptions,
 };
@@ -336,4 +337,85 @@ async fn a_submit_that_meets_damage_is_refused_and_what_is_whole_goes_on() {
         store.close();
     }
     assert!(refused > 0 && accepted > 0, "{refused} {accepted}");
+}
+
+/// Flips a bit in the head of the page that has `text`, in a closed store's file.
+fn damage_page_of(dir: &Path, text: &[u8]) {
+    let file = dir.join("sooner.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(text.len()).position(|window| window == text);
+    let page = at.expect("the text is in the file") / PAGE_BYTES;
+    bytes[page * PAGE_BYTES] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+/// Items that ended without a record when their store closed.
+const WITHHELD: u32 = 3;
+
+/// Fills a store whose first items were leased when it closed, and had been cancelled unless they run
+/// at most once. A batch that is over has its result on the page that theirs belong on.
+async fn interrupted(dir: &Path, at_most_once: bool) {
+    let store = open(dir).unwrap();
+    let one = |id, count, at_most_once| NewBatch {
+        options: BatchOptions {
+            at_most_once,
+            ..BatchOptions::default()
+        },
+        ..new_batch(
+            Some(id),
+            None,
+            Content::Whole(crate::store::conformance::items(count)),
+        )
+    };
+    let queue = QueueName::default();
+    store.create_batch(one("before", 1, false)).await.unwrap();
+    let leased = store.lease(&queue, 1, 3).await.unwrap();
+    let output = Payload::text("the page of the results");
+    let end = LeaseEnd::Finish(Ending::Succeeded(output));
+    store
+        .settle(vec![settlement(&leased.leases[0], end)])
+        .await
+        .unwrap();
+    let created = store
+        .create_batch(one("b", WITHHELD + 1, at_most_once))
+        .await;
+    let Created::New(batch) = created.unwrap() else {
+        panic!("it is new")
+    };
+    let want = usize::try_from(WITHHELD).unwrap();
+    let leased = store.lease(&queue, want, 3).await.unwrap();
+    assert_eq!(leased.leases.len(), want);
+    let cancelled = (0..WITHHELD).filter(|_| !at_most_once).collect();
+    store.cancel_items(batch.head.no, cancelled).await.unwrap();
+    store.close();
+}
+
+// The start refused to record them, for the damage, and then let them run again.
+#[tokio::test]
+async fn what_may_not_run_again_does_not_when_damage_is_in_the_way_of_its_record() {
+    let cases = [(true, "UNKNOWN_OUTCOME"), (false, "ITEM_CANCELLED")];
+    for (at_most_once, reason) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        interrupted(dir.path(), at_most_once).await;
+        let text = b"the page of the results";
+        damage_page_of(dir.path(), text);
+        let store = open(dir.path()).unwrap();
+        let leased = store.lease(&QueueName::default(), 9, 3).await.unwrap();
+        let leased = leased.leases.iter().map(|lease| lease.token.item.index);
+        assert_eq!(leased.collect::<Vec<_>>(), [WITHHELD], "{reason}");
+        let b = BatchId::parse("b").unwrap();
+        let no = store.batch(&b.into()).await.unwrap().head.no;
+        assert_eq!(store.hold(no, 0), Some(Hold::Unrecorded), "{reason}");
+        assert!(!store.fatal().is_cancelled(), "{reason}");
+        store.close();
+        // The same flip mends the page.
+        damage_page_of(dir.path(), text);
+        let store = open(dir.path()).unwrap();
+        let records = journal(&store).await;
+        let told = records.iter().filter_map(|record| record.ending.error());
+        let told: Vec<_> = told.map(|error| &*error.reason).collect();
+        assert!(told.len() >= WITHHELD as usize, "{told:?}");
+        assert!(told.iter().all(|it| *it == reason), "{told:?}");
+        store.close();
+    }
 }

@@ -73,7 +73,9 @@ fn known(batch: Option<&LiveBatch>, walk: &ItemWalk) -> Known {
     for &index in &indexes {
         if let Some(attempt) = batch.running_attempt(index) {
             of_running.push((index, attempt));
-        } else if let Some(past) = batch.pasts.get(&index) {
+        } else if let Some(past) = batch.pasts.get(&index)
+            && !past.withheld
+        {
             due.push((index, past.since));
         }
     }

@@ -8,7 +8,7 @@ use crate::base::clock::Timestamp;
 use crate::base::limits;
 use crate::domain::batch::Batch;
 use crate::domain::dead_letter::LetterPlace;
-use crate::domain::ids::{BatchNo, QueueName};
+use crate::domain::ids::{BatchNo, ItemKey, QueueName};
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::Pause;
 use crate::store::{
@@ -31,11 +31,8 @@ pub(crate) enum Request {
     Settle(Vec<Settlement>),
     /// Ends the batches whose time is over, and items whose own is.
     EndOverdue,
-    /// Ends items that ran when the last process ended and run at most once.
-    EndInterrupted {
-        batch: BatchNo,
-        items: Vec<u32>,
-    },
+    /// Ends an item that ran when the last process ended and runs at most once.
+    EndInterrupted(ItemKey),
     /// Takes a batch that is over off the books.
     Remove(BatchNo),
     /// Takes what has expired by then off the books, and removes some rows of what is off them.
@@ -129,7 +126,7 @@ impl Request {
             Self::Trim { .. } => 1 << 20,
             Self::Seal { .. }
             | Self::EndOverdue
-            | Self::EndInterrupted { .. }
+            | Self::EndInterrupted(_)
             | Self::Remove(_)
             | Self::Pause { .. }
             | Self::PauseQueue { .. }

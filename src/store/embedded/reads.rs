@@ -159,7 +159,8 @@ impl Store {
             let past = live.and_then(|live| live.pasts.get(&index));
             (
                 running,
-                past.filter(|_| running.is_none()).map(|past| past.since),
+                past.filter(|past| running.is_none() && !past.withheld)
+                    .map(|past| past.since),
             )
         };
         let view = self.0.readers.run(move |db, _| {

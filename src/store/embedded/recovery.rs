@@ -90,8 +90,8 @@ pub(crate) fn recover(
     }
     for row in rows::live_batches(db)? {
         let (no, state) = (row.batch.head.no, row.batch.state);
-        let batch = rebuild(db, &row)?;
-        let (mut pasts, mut cancelled) = pasts(db, &batch)?;
+        let mut batch = rebuild(db, &row)?;
+        let (mut pasts, cancelled) = pasts(db, &batch)?;
         for slot in running.remove(&no).unwrap_or_default() {
             mark_crash(db, &batch, &mut pasts, &slot, now)?;
             found.interrupted_items += 1;
@@ -105,16 +105,11 @@ pub(crate) fn recover(
             found.unfinished_batch = id;
         }
         found.unfinished_items += unfinished;
-        let once = batch.head.options.at_most_once;
         *found.waiting.entry(batch.head.queue.clone()).or_default() += unfinished;
+        unrecorded.extend(withhold(&mut batch, &mut pasts, cancelled));
         scheduler.admit(batch, now);
-        let mut interrupted = Vec::new();
         for (index, (mut past, due)) in pasts {
             let item = ItemKey { batch: no, index };
-            if once && past.crashes > 0 {
-                interrupted.push(index);
-                continue;
-            }
             if past.crashes > 0 {
                 past.crashes_max = crashes_max(db, item)?;
             }
@@ -127,11 +122,6 @@ pub(crate) fn recover(
             // Whatever its row in `redrives` says, nobody else seals it.
             copies.insert(no);
         }
-        // What else is left of a batch that ends early is recorded for that.
-        if state == BatchState::Cancelling {
-            cancelled.clear();
-        }
-        unrecorded.extend(ends(no, cancelled, interrupted));
     }
     Ok(Restored {
         scheduler,
@@ -142,23 +132,37 @@ pub(crate) fn recover(
     })
 }
 
-/// How items end that were cancelled while they ran, and those that were interrupted and run at most
-/// once.
-fn ends(batch: BatchNo, cancelled: Vec<u32>, interrupted: Vec<u32>) -> Vec<Request> {
-    let mut requests = Vec::new();
+/// Keeps items from their next turn that ended with the last process: those that were interrupted and
+/// run at most once, and those that were cancelled while they ran. Answers how they end, each by itself:
+/// damage may be in the way of one, and that one must not run either.
+fn withhold(batch: &mut LiveBatch, pasts: &mut Pasts, cancelled: Vec<u32>) -> Vec<Request> {
+    let no = batch.head.no;
+    let mut ends = Vec::new();
     // First: whoever reads that an item was cancelled before it ran may run it again.
-    if !interrupted.is_empty() {
-        let items = interrupted;
-        requests.push(Request::EndInterrupted { batch, items });
+    if batch.head.options.at_most_once {
+        let crashed = pasts.iter().filter(|(_, (past, _))| past.crashes > 0);
+        for (index, (past, since)) in crashed.map(|(&index, &past)| (index, past)) {
+            batch.withhold(index, Past { since, ..past });
+            let item = ItemKey { batch: no, index };
+            ends.push(Request::EndInterrupted(item));
+        }
+        pasts.retain(|&index, _| !batch.is_withheld(index));
     }
-    if !cancelled.is_empty() {
-        requests.push(Request::Cancel {
-            batch,
-            items: Some(cancelled),
+    // What else is left of a batch that ends early is recorded for that.
+    let cancelled = cancelled.into_iter().filter(|_| batch.is_active());
+    for index in cancelled.collect::<Vec<_>>() {
+        if batch.is_withheld(index) {
+            continue;
+        }
+        let (past, since) = pasts.remove(&index).unwrap_or_default();
+        batch.withhold(index, Past { since, ..past });
+        ends.push(Request::Cancel {
+            batch: no,
+            items: Some(vec![index]),
             reason: "".into(),
         });
     }
-    requests
+    ends
 }
 
 /// Why a store cannot be recovered.

@@ -1,5 +1,6 @@
 //! Staging the end of a batch before its items': the intent at once, their records in chunks.
 
+use super::stale::unknown_outcome;
 use super::{Group, lock};
 use crate::base::limits;
 use crate::domain::batch::{BatchEvent, EndCause};
@@ -112,19 +113,28 @@ impl Group<'_> {
         Ok(to < total)
     }
 
-    /// Ends an item that no attempt runs of.
+    /// Ends an item that no attempt runs of. Of one that runs at most once and may have run nobody says
+    /// that it did not, whatever else ends it.
     pub(super) fn end_unattempted(
         &mut self,
         item: ItemKey,
         id: Option<Box<str>>,
         ending: Ending,
     ) -> rusqlite::Result<()> {
-        let past = lock(self.scheduler)
-            .batch(item.batch)
-            .and_then(|batch| batch.pasts.get(&item.index))
-            .copied();
+        let (spent, is_unknown) = {
+            let scheduler = lock(self.scheduler);
+            let batch = scheduler.batch(item.batch);
+            let past = batch.and_then(|batch| batch.pasts.get(&item.index));
+            let is_unknown = batch.is_some_and(|batch| batch.is_outcome_unknown(item.index));
+            (past.map_or(0, |past| past.spent), is_unknown)
+        };
+        let ending = if is_unknown {
+            unknown_outcome()
+        } else {
+            ending
+        };
         let mut record = rows::unattempted(item.index, id, ending, self.now);
-        record.attempts = past.unwrap_or_default().spent;
+        record.attempts = if is_unknown { 1 } else { spent };
         self.record(item.batch, record, 0).map(|_| ())
     }
 }

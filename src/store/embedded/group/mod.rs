@@ -139,8 +139,8 @@ impl<'a> Group<'a> {
                 self.end_stale()?;
                 Ok(Answer::Done)
             }
-            Request::EndInterrupted { batch, items } => {
-                self.end_interrupted(*batch, items)?;
+            Request::EndInterrupted(item) => {
+                self.end_interrupted(*item)?;
                 Ok(Answer::Done)
             }
             Request::Remove(batch) => {

@@ -1,9 +1,9 @@
-//! Staging the end of items whose own time is over, and of those that may not run again.
+//! Staging the end of items whose own time is over, and of one that may not run again.
 
 use super::{Group, Refusal, lock};
 use crate::base::limits;
 use crate::domain::attempt::{ItemError, Reason};
-use crate::domain::ids::{BatchNo, ItemKey};
+use crate::domain::ids::ItemKey;
 use crate::domain::item::{Ending, ItemTime};
 use crate::store::embedded::rows::{self, TimeRow};
 
@@ -69,22 +69,22 @@ impl Group<'_> {
         }
     }
 
-    /// Ends items that ran when the last process ended and run at most once.
-    pub(super) fn end_interrupted(&mut self, no: BatchNo, indexes: &[u32]) -> Result<(), Refusal> {
-        for &index in indexes {
-            let is_over = lock(self.scheduler)
-                .batch(no)
-                .is_none_or(|batch| batch.is_terminal(index));
-            if is_over {
-                continue;
-            }
+    /// Ends an item that ran when the last process ended and runs at most once.
+    pub(super) fn end_interrupted(&mut self, item: ItemKey) -> Result<(), Refusal> {
+        let ItemKey { batch: no, index } = item;
+        let is_over = lock(self.scheduler)
+            .batch(no)
+            .is_none_or(|batch| batch.is_terminal(index));
+        if !is_over {
             let id = rows::client_ids(self.db, no, index, index + 1)?.remove(0);
-            let told = "the server ended while its only attempt ran";
-            let ending = Ending::Failed(ItemError::of(Reason::UNKNOWN_OUTCOME, told));
-            let mut record = rows::unattempted(index, id, ending, self.now);
-            record.attempts = 1;
-            self.record(no, record, 0)?;
+            self.end_unattempted(item, id, unknown_outcome())?;
         }
         Ok(())
     }
+}
+
+/// How an item ends that runs at most once and was interrupted.
+pub(super) fn unknown_outcome() -> Ending {
+    let told = "the server ended while its only attempt ran";
+    Ending::Failed(ItemError::of(Reason::UNKNOWN_OUTCOME, told))
 }

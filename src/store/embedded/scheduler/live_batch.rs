@@ -38,6 +38,8 @@ pub(crate) struct Past {
     pub(crate) crashes: u32,
     /// How many of them the item's own settings allow.
     pub(crate) crashes_max: Option<u32>,
+    /// Whether it has ended and only its record is missing: it never runs again.
+    pub(crate) withheld: bool,
     /// Since when the item waits; its first attempt's place in line is kept by its index.
     pub(crate) since: Timestamp,
 }
@@ -256,6 +258,23 @@ impl LiveBatch {
     pub(crate) fn unend(&mut self, index: u32, state: TerminalState) {
         self.terminal.remove(index);
         *self.tally.of(state) -= 1;
+    }
+
+    /// Keeps an item from being granted: it has ended, but that has no record yet.
+    pub(crate) fn withhold(&mut self, index: u32, past: Past) {
+        let withheld = true;
+        self.pasts.insert(index, Past { withheld, ..past });
+    }
+
+    /// Whether an item has ended and only its record is missing.
+    pub(crate) fn is_withheld(&self, index: u32) -> bool {
+        self.pasts.get(&index).is_some_and(|past| past.withheld)
+    }
+
+    /// Whether an item that runs at most once may have run, and nobody knows how that ended.
+    pub(crate) fn is_outcome_unknown(&self, index: u32) -> bool {
+        let crashed = self.pasts.get(&index).is_some_and(|past| past.crashes > 0);
+        crashed && self.head.options.at_most_once
     }
 
     /// Forgets where an ended item waited.

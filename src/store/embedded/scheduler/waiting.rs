@@ -47,6 +47,9 @@ impl Scheduler {
         if !batch.is_active() {
             return Some(Hold::Ending);
         }
+        if batch.is_withheld(index) {
+            return Some(Hold::Unrecorded);
+        }
         if let Some(why) = self.queue_pause(&batch.head.queue) {
             return Some(Hold::QueuePaused(why.into()));
         }
