@@ -14,9 +14,7 @@ use crate::domain::ids::{
     BatchId, BatchName, BatchNo, BatchUid, QueueName, RequestId, Sequence, Tenant,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{
-    Created, FirstLetter, LetterReach, LetterSearch, Redrive, Standing, StoreError,
-};
+use crate::store::{Created, FirstPlace, LetterReach, LetterSearch, Redrive, Standing, StoreError};
 
 /// Which dead letters are to be listed or purged.
 #[derive(Clone, Debug, Default)]
@@ -190,14 +188,18 @@ impl Engine {
                 sequences: self.sequences(&source, item_ids).await?,
             },
         };
+        let mut oversized = None;
         loop {
             let (head, chosen) = (Arc::clone(&source.head), redrive.chosen.clone());
-            match store.first_letter(head, chosen, redrive.after).await? {
-                FirstLetter::NotUpTo(place) => redrive.after = place,
-                FirstLetter::Nowhere => {
-                    return Err(named(StoreError::NoLetters, &name));
+            let first = store.first_letter(head, chosen, redrive.after).await?;
+            oversized = oversized.or(first.oversized);
+            match first.place {
+                FirstPlace::NotUpTo(place) => redrive.after = place,
+                FirstPlace::Nowhere => {
+                    let full = oversized.map(|full| StoreError::Full(Box::new(full)));
+                    return Err(named(full.unwrap_or(StoreError::NoLetters), &name));
                 }
-                FirstLetter::Behind(place) => {
+                FirstPlace::Behind(place) => {
                     redrive.after = place;
                     match store.redrive(redrive.clone()).await {
                         Ok(Created::New(batch) | Created::Existing(batch)) => return Ok(batch),

@@ -5,6 +5,7 @@ use crate::domain::failures::Failures;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchId, BatchNo, BatchUid, RequestId, Sequence, Tenant};
 use crate::domain::item::Record;
+use crate::store::admission::Full;
 
 /// Dead letters that are looked for.
 #[derive(Clone, Debug, Default)]
@@ -60,9 +61,18 @@ pub enum Standing {
     Purged,
 }
 
+/// The first dead letter that a redrive can take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstLetter {
+    /// Where it is.
+    pub place: FirstPlace,
+    /// The limit that one before it is larger than by itself, which no redrive can take for that.
+    pub oversized: Option<Full>,
+}
+
 /// Where the first dead letter is that a redrive can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstLetter {
+pub enum FirstPlace {
     /// Right behind this place.
     Behind(Sequence),
     /// Not up to this place; look on from there.

@@ -31,7 +31,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::embedded::{OpenError, Orphan, Recovered, Reserve, Store, StoreOptions};
-pub use self::letters::{FirstLetter, LetterReach, LetterSearch, Letters, Redrive, Standing};
+pub use self::letters::{
+    FirstLetter, FirstPlace, LetterReach, LetterSearch, Letters, Redrive, Standing,
+};
 pub use self::lists::{BatchPage, BatchWalk, ItemPage, ItemWalk};
 use crate::base::clock::Timestamp;
 use crate::domain::attempt::{ItemError, PastAttempt};

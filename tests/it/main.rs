@@ -53,6 +53,7 @@ mod queues;
 mod rate_limits;
 mod redrive;
 mod redrive_large;
+mod redrive_limits;
 mod reflection;
 mod request_budget;
 mod retries;

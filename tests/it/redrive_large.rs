@@ -1,11 +1,9 @@
 //! Redrives of more dead letters than one transaction copies: they go on by themselves.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sooner::wire::{
-    Batch, BatchOptions, BatchState, CreateBatchRequest, ItemSpec, ListDeadLettersRequest,
-    RedriveDeadLettersRequest,
+    Batch, BatchState, ItemSpec, ListDeadLettersRequest, RedriveDeadLettersRequest,
 };
 
 use crate::harness::client::{output, reason};
@@ -13,40 +11,14 @@ use crate::harness::{Client, ServerSetup, item, within};
 
 const LETTERS: usize = 10_000;
 
-/// A server whose batch "old" has expired before its items ran: a redrive has no such times.
-async fn expired(setup: &ServerSetup, client: &mut Client) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let time = |wait: u64| {
-        let at = now + Duration::from_secs(wait);
-        Some(prost_types::Timestamp {
-            seconds: i64::try_from(at.as_secs()).unwrap(),
-            nanos: 0,
-        })
-    };
-    let options = BatchOptions {
-        not_before: time(3600),
-        deadline: time(1),
-        ..BatchOptions::default()
-    };
+/// A batch "old" that has expired before its items ran.
+async fn expired(client: &mut Client) {
     let filler = "x".repeat(1000);
     let items = (0..LETTERS).map(|index| ItemSpec {
         item_id: name(index),
         ..item(format!("{index} {filler}"))
     });
-    let request = CreateBatchRequest {
-        batch_id: "old".into(),
-        items: items.collect(),
-        options: Some(options),
-        ..CreateBatchRequest::default()
-    };
-    within(client.stub.create_batch(request)).await.unwrap();
-    let over = client.batch_when_over("old").await;
-    assert_eq!(
-        over.counts.unwrap().expired,
-        LETTERS as u64,
-        "{}",
-        setup.log()
-    );
+    client.expire("old", items.collect()).await;
 }
 
 fn name(index: usize) -> String {
@@ -101,7 +73,7 @@ async fn a_large_redrive_survives_kills_in_its_midst() {
     let setup = ServerSetup::echo();
     let server = setup.start();
     let mut client = server.client().await;
-    expired(&setup, &mut client).await;
+    expired(&mut client).await;
     let new = client.redrive(all_of_it()).await.unwrap();
     assert_eq!(new.state(), BatchState::Open, "the rest follows");
     assert_eq!(new.counts.unwrap().total, 1000, "items run as they come");
@@ -126,7 +98,7 @@ async fn cancelling_a_redrive_leaves_what_was_not_copied_a_dead_letter() {
         ServerSetup::new("[queues.default]\nhandler = { echo = { delay = \"60s\" } }\nslots = 1\n");
     let server = setup.start();
     let mut client = server.client().await;
-    expired(&setup, &mut client).await;
+    expired(&mut client).await;
     let new = client.redrive(all_of_it()).await.unwrap();
     client.cancel(&new.batch_id, &[]).await.unwrap();
     let over = client.batch_when_over(&new.batch_id).await;
@@ -151,7 +123,7 @@ async fn a_redrive_waits_while_the_disk_is_nearly_full() {
     let setup = ServerSetup::echo();
     let server = setup.start();
     let mut client = server.client().await;
-    expired(&setup, &mut client).await;
+    expired(&mut client).await;
     let new = client.redrive(all_of_it()).await.unwrap();
     server.kill();
     let setup = setup.with_environment("SOONER_STORE__RESERVE", "1073741824GiB");

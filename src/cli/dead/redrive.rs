@@ -18,8 +18,9 @@ use crate::wire;
 /// The new batch has the settings of the old one but for points in time, and its items their ids,
 /// inputs and idempotency keys. It prints the new batch's id, or with -o json the new batch; --wait then
 /// waits for its end, and with -o json prints it as it ended. --follow prints the results instead (see
-/// watch). Of many letters the first run while the others are still copied. Every letter is redriven
-/// once: what fails again is a dead letter of the new batch.
+/// watch). Of many letters the first run while the others are still copied, or wait until the server's
+/// limits have room for them. Every letter is redriven once: what fails again is a dead letter of the new
+/// batch.
 ///
 /// Exit codes: 0 done; with --wait or --follow as the new batch has ended: 0 every item succeeded, 3 an
 /// item failed or expired, 4 it was cancelled; 2 bad usage; 6 no such batch or item; 7 there is nothing

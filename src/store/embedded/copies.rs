@@ -2,11 +2,14 @@
 
 use rusqlite::Connection;
 
+use super::chores::{Left, Letter};
 use super::rows::{self, Gone, StoredItem, Stretch};
+use super::scheduler::Room;
 use crate::base::limits;
 use crate::domain::batch::BatchHead;
 use crate::domain::dead_letter::{Chosen, LetterPlace};
-use crate::domain::ids::{ItemOrigin, Sequence, item_id_text};
+use crate::domain::ids::{ItemOrigin, Sequence, Tenant, item_id_text};
+use crate::store::admission::{Full, Limits};
 
 /// Letters to copy.
 #[derive(Debug)]
@@ -19,27 +22,53 @@ pub(crate) struct Copies {
     pub(crate) bytes: usize,
     /// How far the journal was looked through.
     pub(crate) reached: Sequence,
+    /// Bytes of the input of the next letter, if there was no room for it.
+    pub(crate) waits: Option<u64>,
+    /// The limit that a letter is larger than by itself, which was passed over for that.
+    pub(crate) oversized: Option<Full>,
 }
 
 /// How far one look goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CopyReach {
+pub(crate) struct CopyReach<'a> {
     /// Letters to take, at most.
     pub(crate) letters: usize,
     /// Letters to look at, at most.
     pub(crate) visits: usize,
     /// Bytes of inputs after which no more are taken; the first always is.
     pub(crate) bytes: usize,
+    /// What there is room for among what may be accepted.
+    pub(crate) room: Room,
+    /// Bounds that each must be within by itself.
+    pub(crate) limits: &'a Limits,
 }
 
-/// What one transaction copies, others waiting behind it.
-pub(crate) const CHUNK: CopyReach = CopyReach {
-    letters: limits::SWEEP_ITEMS_MAX,
-    visits: limits::SWEEP_ITEMS_MAX,
-    bytes: limits::REDRIVE_BYTES_MAX,
-};
+impl<'a> CopyReach<'a> {
+    /// What one transaction copies, others waiting behind it.
+    pub(crate) fn chunk(limits: &'a Limits, room: Room) -> Self {
+        Self {
+            letters: limits::SWEEP_ITEMS_MAX,
+            visits: limits::SWEEP_ITEMS_MAX,
+            bytes: limits::REDRIVE_BYTES_MAX,
+            room,
+            limits,
+        }
+    }
+}
 
 impl Copies {
+    /// What is left of letters of `tenant` up to `until`.
+    pub(crate) fn left(&self, tenant: &Tenant, until: Sequence) -> Left {
+        match self.waits {
+            Some(bytes) => Left::Waits(Letter {
+                tenant: tenant.clone(),
+                bytes,
+            }),
+            None if self.reached < until => Left::More,
+            None => Left::Nothing,
+        }
+    }
+
     /// Bytes of the items' inputs.
     pub(crate) fn input_bytes(&self) -> u64 {
         let items = self.items.iter();
@@ -47,20 +76,23 @@ impl Copies {
     }
 }
 
-/// Collects letters of `source` that were chosen, behind `after` up to `until`. One whose record or
-/// item is damaged is passed over: it stays a dead letter.
+/// Collects letters of `source` that were chosen, behind `after` up to `until`, as far as there is
+/// room. One whose record or item is damaged is passed over, and one that no room that comes free would
+/// let in: it stays a dead letter.
 pub(crate) fn collect(
     db: &Connection,
     source: &BatchHead,
     chosen: &Chosen,
     (after, until): (Sequence, Sequence),
-    reach: CopyReach,
+    mut reach: CopyReach<'_>,
 ) -> rusqlite::Result<Copies> {
     let mut copies = Copies {
         items: Vec::new(),
         letters: Vec::new(),
         bytes: 0,
         reached: after,
+        waits: None,
+        oversized: None,
     };
     for _ in 0..reach.visits {
         if copies.items.len() == reach.letters || copies.bytes >= reach.bytes {
@@ -70,7 +102,7 @@ pub(crate) fn collect(
             copies.reached = until;
             break;
         };
-        copies.reached = place.sequence;
+        let behind = std::mem::replace(&mut copies.reached, place.sequence);
         let letter = rows::letter(db, place)?;
         if letter.gone != Gone::No || !chosen.has(&letter.record) {
             continue;
@@ -82,6 +114,15 @@ pub(crate) fn collect(
                 "a dead letter is damaged and is not redriven");
             continue;
         };
+        let bytes = item.spec.input.bytes().len() as u64;
+        if let Err(full) = reach.limits.check_alone(&source.tenant, bytes) {
+            copies.oversized.get_or_insert(full);
+            continue;
+        }
+        if !reach.room.take(bytes) {
+            (copies.reached, copies.waits) = (behind, Some(bytes));
+            break;
+        }
         // Items of one batch all have ids of their own, or none: so the copies of those without get
         // the one that they were known by.
         item.spec.id = Some(item_id_text(item.spec.id.as_deref(), index).into());

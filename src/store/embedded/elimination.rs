@@ -5,7 +5,8 @@
 //! page. What is refused here was not stored, and the server goes on with the rest: else each start
 //! would end where the last one did.
 
-use super::keeper::{Chunks, Fatal, Keeper};
+use super::chores::Chunks;
+use super::keeper::{Fatal, Keeper};
 use super::operation::{Operation, Request};
 use crate::base::clock::Timestamp;
 use crate::store::StoreError;
@@ -67,7 +68,7 @@ impl Keeper {
         let batch = match (sweep, copy) {
             (Some(_), Some(_)) => return,
             (Some(_), None) => self.chores.sweeps.pop_front(),
-            (None, _) => self.chores.copies.pop_front(),
+            (None, _) => self.chores.copies.take_first(),
         };
         let batch = batch.map(|no| no.0);
         tracing::error!(?batch, %error, "what is left to do for a batch met damage in the file");

@@ -1,6 +1,6 @@
 //! What the writer thread owns: the writing connection, and how a group is committed with it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint;
+use super::chores::{Chores, Chunks, Left};
 use super::disk::{Disk, Room};
 use super::group::{Admission, Applied, Effects, Group, Keeping, Refusal, Removed};
 use super::operation::{Answer, Operation, Request};
@@ -46,22 +47,6 @@ pub(crate) struct Keeper {
     pub(super) met_damage: bool,
     /// Since when the ballast is given up, or was last asked for.
     disk_full_since: Option<Instant>,
-}
-
-/// What is done a chunk a group, at low priority.
-#[derive(Debug, Default)]
-pub(crate) struct Chores {
-    /// Cancelled batches whose remaining items have no record yet, in turn.
-    pub(crate) sweeps: VecDeque<BatchNo>,
-    /// Redrives whose dead letters are not all copied yet, in turn.
-    pub(crate) copies: VecDeque<BatchNo>,
-}
-
-/// A chunk of each chore; whether more of it is left once it is staged.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Chunks {
-    pub(super) sweep: Option<(BatchNo, bool)>,
-    pub(super) copy: Option<(BatchNo, bool)>,
 }
 
 /// The store cannot go on; the process must end.
@@ -113,13 +98,14 @@ impl Keeper {
         first.sweep.is_some() || first.copy.is_some()
     }
 
-    /// Whether there is, but only once the disk has room again.
-    pub(crate) fn waits_for_room(&self) -> bool {
-        !self.chores.copies.is_empty() && !self.has_room()
+    /// Whether there is, but only once the disk has room again. That nothing of the store's own tells;
+    /// room among what may be accepted comes free in a group.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.chores.copies.first().is_some() && !self.disk_has_room()
     }
 
     /// Whether the disk has room for new work.
-    fn has_room(&self) -> bool {
+    fn disk_has_room(&self) -> bool {
         self.disk_full_since.is_none() && !self.disk.is_low()
     }
 
@@ -129,13 +115,13 @@ impl Keeper {
         if self.apart {
             return Chunks::default();
         }
-        let first = |queue: &VecDeque<BatchNo>| queue.front().map(|&no| (no, true));
-        let sweep = first(&self.chores.sweeps);
-        let copy =
-            first(&self.chores.copies).filter(|&(no, _)| self.has_room() || self.is_over(no));
+        let sweep = self.chores.sweeps.front().map(|&no| (no, true));
+        let copy = self.chores.copies.first();
+        let copy = copy.filter(|&no| self.disk_has_room() || self.is_over(no));
+        let copy = copy.filter(|_| sweep.is_none() || !self.met_damage);
         Chunks {
             sweep,
-            copy: copy.filter(|_| sweep.is_none() || !self.met_damage),
+            copy: copy.map(|no| (no, Left::More)),
         }
     }
 
@@ -161,7 +147,7 @@ impl Keeper {
             refuse_new_work(&mut group);
         }
         let brings_work = |operation: &Operation| operation.request.is_new_work();
-        if group.iter().any(brings_work) || !self.chores.copies.is_empty() {
+        if group.iter().any(brings_work) || self.chores.copies.first().is_some() {
             let db = &self.db;
             self.disk.look(clock::instant(), |path| {
                 // What was removed from the file is room in it: the file never shrinks.
@@ -279,11 +265,13 @@ impl Keeper {
                 let metrics = &self.shared.metrics;
                 metrics.store_commit.observe(took.as_secs_f64());
                 let Chores { sweeps, copies } = &mut self.chores;
-                for (chunk, queue) in [(chunks.sweep, sweeps), (chunks.copy, copies)] {
-                    if let Some((no, more)) = chunk {
-                        queue.pop_front();
-                        queue.extend(more.then_some(no));
-                    }
+                if let Some((no, more)) = chunks.sweep {
+                    sweeps.pop_front();
+                    sweeps.extend(more.then_some(no));
+                }
+                if let Some((no, left)) = chunks.copy {
+                    copies.take_first();
+                    copies.put(no, left);
                 }
                 Ok((outcomes, staged.into_effects()))
             }
@@ -311,7 +299,11 @@ impl Keeper {
         } = {
             let scheduler = &self.shared.scheduler;
             let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-            effects.apply(&mut scheduler, now)
+            let applied = effects.apply(&mut scheduler, now);
+            let limits = &self.shared.limits;
+            let copies = &mut self.chores.copies;
+            copies.wake(|tenant, bytes| limits.admits_one(tenant, scheduler.loads(), bytes));
+            applied
         };
         self.count(accepted, &effects);
         self.copied_bytes = effects.copied_bytes;
@@ -327,8 +319,14 @@ impl Keeper {
         for (batch, pause) in effects.policy_paused {
             tracing::warn!(%batch, reason = %pause.why, "a batch is paused: too much of it failed");
         }
-        self.chores.sweeps.extend(effects.ending);
-        self.chores.copies.extend(effects.copying);
+        let Chores { sweeps, copies } = &mut self.chores;
+        for (no, left) in effects.copying {
+            copies.put(no, left);
+        }
+        for &no in &effects.ending {
+            copies.hurry(no);
+        }
+        sweeps.extend(effects.ending);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
         for queue in &queues {
@@ -411,8 +409,8 @@ fn stage_all(
     if let Some((no, more)) = &mut chunks.sweep {
         *more = staged.sweep(*no)?;
     }
-    if let Some((no, more)) = &mut chunks.copy {
-        *more = staged.copy(*no)?;
+    if let Some((no, left)) = &mut chunks.copy {
+        *left = staged.copy(*no)?;
     }
     staged.close()?;
     Ok(outcomes)

@@ -8,14 +8,15 @@ use super::Store;
 use super::copies::{self, CopyReach};
 use super::operation::{Answer, Request};
 use super::rows::{self, Gone, Stretch};
+use super::scheduler::Room;
 use crate::base::limits;
 use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::dead_letter::{Chosen, DeadLetter, LetterPlace};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{BatchNo, ItemKey, RequestId, Sequence, Tenant};
 use crate::store::{
-    Created, FirstLetter, Keys, LetterReach, LetterSearch, Letters, Mismatch, Redrive, Standing,
-    StoreError,
+    Created, FirstLetter, FirstPlace, Keys, LetterReach, LetterSearch, Letters, Mismatch, Redrive,
+    Standing, StoreError,
 };
 
 impl Store {
@@ -52,18 +53,25 @@ impl Store {
         chosen: Chosen,
         after: Sequence,
     ) -> Result<FirstLetter, StoreError> {
+        let shared = Arc::clone(&self.0.shared);
         let first = self.0.readers.run(move |db, part| {
             let reach = CopyReach {
                 letters: 1,
                 visits: (limits::LETTER_VISITS_LOOK / part).max(1),
                 bytes: usize::MAX,
+                room: Room::BOUNDLESS,
+                limits: &shared.limits,
             };
             let until = Sequence(u32::MAX - 1);
             let copies = copies::collect(db, &source, &chosen, (after, until), reach)?;
-            Ok(match copies.letters.first() {
-                Some(letter) => FirstLetter::Behind(Sequence(letter.sequence.0 - 1)),
-                None if copies.reached == until => FirstLetter::Nowhere,
-                None => FirstLetter::NotUpTo(copies.reached),
+            let place = match copies.letters.first() {
+                Some(letter) => FirstPlace::Behind(Sequence(letter.sequence.0 - 1)),
+                None if copies.reached == until => FirstPlace::Nowhere,
+                None => FirstPlace::NotUpTo(copies.reached),
+            };
+            Ok(FirstLetter {
+                place,
+                oversized: copies.oversized,
             })
         });
         first.await

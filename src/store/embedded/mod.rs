@@ -11,6 +11,7 @@
 mod batch_columns;
 mod census;
 mod checkpoint;
+mod chores;
 mod codec;
 mod copies;
 #[cfg(test)]
@@ -47,10 +48,11 @@ use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
 use self::checkpoint::{Checkpointer, Checkpoints};
+use self::chores::{Chores, Copying};
 use self::data_dir::{DataDir, damage};
 use self::hints::Hints;
 use self::in_flight::InFlight;
-use self::keeper::{Chores, Keeper};
+use self::keeper::Keeper;
 use self::operation::{Answer, Request};
 use self::reader::Readers;
 use self::scheduler::Scheduler;
@@ -266,7 +268,7 @@ impl Store {
         });
         let chores = Chores {
             sweeps: restored.sweeps,
-            copies: restored.copies,
+            copies: Copying::of(restored.copies),
         };
         let mut keeper = Keeper::new(db, Arc::clone(&shared), options, chores);
         if !restored.unrecorded.is_empty() && keeper.finish(restored.unrecorded).is_err() {

@@ -5,7 +5,8 @@
 //! committed at once, and while a commit runs the next group gathers by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -18,8 +19,9 @@ use crate::store::StoreError;
 /// How often the disk is looked at when all there is to do waits for room on it.
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often the queue is looked at meanwhile.
-const QUEUE_LOOK: Duration = Duration::from_millis(5);
+/// Wakes the thread when the queue has something.
+#[derive(Debug)]
+struct Knock(Thread);
 
 /// The queue into the thread.
 #[derive(Debug)]
@@ -109,7 +111,7 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>) {
     loop {
         let next = if keeper.has_chores() {
             operations.try_recv()
-        } else if keeper.waits_for_room() {
+        } else if keeper.waits_for_disk() {
             recv_within(&mut operations, ROOM_PAUSE)
         } else {
             let next = operations.blocking_recv();
@@ -138,20 +140,29 @@ fn write(mut keeper: Keeper, mut operations: mpsc::Receiver<Operation>) {
     alarm.disarm();
 }
 
-/// The next operation, if one comes within `patience`. The queue cannot be waited for with a limit, so
-/// it is looked at now and again.
+/// The next operation, if one comes within `patience`.
 fn recv_within(
     operations: &mut mpsc::Receiver<Operation>,
     patience: Duration,
 ) -> Result<Operation, mpsc::error::TryRecvError> {
+    let knock = Waker::from(Arc::new(Knock(std::thread::current())));
+    let mut context = Context::from_waker(&knock);
     let until = clock::instant() + patience;
     loop {
-        match operations.try_recv() {
-            Err(mpsc::error::TryRecvError::Empty) if clock::instant() < until => {
-                std::thread::park_timeout(QUEUE_LOOK);
-            }
-            next => return next,
+        if let Poll::Ready(next) = operations.poll_recv(&mut context) {
+            return next.ok_or(mpsc::error::TryRecvError::Disconnected);
         }
+        let left = until.saturating_duration_since(clock::instant());
+        if left.is_zero() {
+            return Err(mpsc::error::TryRecvError::Empty);
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+impl Wake for Knock {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -167,4 +178,28 @@ fn gather(first: Option<Operation>, operations: &mut mpsc::Receiver<Operation>) 
         group.push(operation);
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_while_the_disk_is_waited_for_ends_the_wait() {
+        let (queue, mut operations) = mpsc::channel(1);
+        let hour = Duration::from_secs(3600);
+        let sender = queue.clone();
+        let comes = tasks::thread("comes", move || {
+            let sent = sender.blocking_send(Operation::unanswered(Request::EndOverdue));
+            sent.unwrap();
+        });
+        assert!(recv_within(&mut operations, hour).is_ok());
+        comes.join().unwrap();
+        let none = recv_within(&mut operations, Duration::ZERO).unwrap_err();
+        assert_eq!(none, mpsc::error::TryRecvError::Empty);
+        let goes = tasks::thread("goes", move || drop(queue));
+        let end = recv_within(&mut operations, hour).unwrap_err();
+        assert_eq!(end, mpsc::error::TryRecvError::Disconnected);
+        goes.join().unwrap();
+    }
 }

@@ -1,8 +1,10 @@
 //! Items that fail until their handler is mended, and what becomes of the dead letters.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use sooner::wire::{
-    Batch, DeadLetter, ListDeadLettersRequest, ListDeadLettersResponse, PurgeDeadLettersRequest,
-    RedriveDeadLettersRequest,
+    Batch, BatchOptions, CreateBatchRequest, DeadLetter, ItemSpec, ListDeadLettersRequest,
+    ListDeadLettersResponse, PurgeDeadLettersRequest, RedriveDeadLettersRequest,
 };
 use tonic::Status;
 
@@ -32,6 +34,15 @@ impl ServerSetup {
 }
 
 impl Client {
+    /// Makes a batch all of whose items expire before they run.
+    pub(crate) async fn expire(&mut self, batch_id: &str, items: Vec<ItemSpec>) {
+        let count = items.len() as u64;
+        let request = expiring(batch_id, items);
+        within(self.stub.create_batch(request)).await.unwrap();
+        let over = self.batch_when_over(batch_id).await;
+        assert_eq!(over.counts.unwrap().expired, count);
+    }
+
     /// All dead letters that match, read page by page; the reasons are those of the first.
     pub(crate) async fn letters(&mut self, request: ListDeadLettersRequest) -> Listed {
         let mut listed = self.letters_page(request.clone()).await.unwrap();
@@ -75,6 +86,28 @@ impl Client {
     pub(crate) async fn purge(&mut self, request: PurgeDeadLettersRequest) -> Result<u64, Status> {
         let purged = within(self.admin.purge_dead_letters(request)).await?;
         Ok(purged.into_inner().purged_count)
+    }
+}
+
+/// A batch all of whose items expire before they run: a redrive has no such times.
+pub(crate) fn expiring(batch_id: &str, items: Vec<ItemSpec>) -> CreateBatchRequest {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let time = |wait: u64| {
+        let at = now + Duration::from_secs(wait);
+        Some(prost_types::Timestamp {
+            seconds: i64::try_from(at.as_secs()).unwrap(),
+            nanos: 0,
+        })
+    };
+    CreateBatchRequest {
+        batch_id: batch_id.into(),
+        items,
+        options: Some(BatchOptions {
+            not_before: time(3600),
+            deadline: time(1),
+            ..BatchOptions::default()
+        }),
+        ..CreateBatchRequest::default()
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Group, lock};
 use crate::domain::ids::Tenant;
 use crate::store::StoreError;
 use crate::store::admission::Limits;
-use crate::store::embedded::scheduler::{LiveBatch, Load, Loads};
+use crate::store::embedded::scheduler::{LiveBatch, Load, Loads, Room};
 
 /// What stands against new work while a group is written.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,13 @@ impl Group<'_> {
         let scheduler = lock(self.scheduler);
         let there = [scheduler.loads(), &self.effects.loads];
         self.admission.check(tenant, there, more)
+    }
+
+    /// What there is room for beside what there is and what the group brings.
+    pub(super) fn room(&self, tenant: &Tenant) -> Room {
+        let scheduler = lock(self.scheduler);
+        let there = [scheduler.loads(), &self.effects.loads];
+        self.admission.limits.room(tenant, there)
     }
 
     /// Stages that a batch is new.

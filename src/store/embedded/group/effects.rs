@@ -8,6 +8,7 @@ use crate::base::clock::Timestamp;
 use crate::domain::ids::{BatchId, BatchNo, ItemKey, QueueName};
 use crate::domain::pause::Pause;
 use crate::domain::tally::Tally;
+use crate::store::embedded::chores::Left;
 use crate::store::embedded::scheduler::{LiveBatch, Loads, Past, Scheduler};
 
 /// How much was removed.
@@ -49,7 +50,7 @@ pub(crate) struct Effects {
     /// Dead letters that were taken off the list.
     pub(crate) purged: u64,
     /// Redrives of which more is to be copied.
-    pub(crate) copying: Vec<BatchNo>,
+    pub(crate) copying: Vec<(BatchNo, Left)>,
     /// Items whose lease or life is over.
     pub(crate) ended: Vec<ItemKey>,
     /// Whom to ask to stop.

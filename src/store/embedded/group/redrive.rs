@@ -2,17 +2,19 @@
 //!
 //! A redrive creates its batch with the first chunk of letters. If there are more, the batch stays
 //! open and a row in `redrives` says how far it is; later groups copy a chunk each, and the last one
-//! seals it. Letters are marked in the transaction that copies them, so that none runs twice and none
+//! seals it. A chunk is as large as there is room for among what may be accepted; without any the
+//! copies wait. Letters are marked in the transaction that copies them, so that none runs twice and none
 //! is lost, wherever the process dies.
 
 use std::sync::Arc;
 
 use super::{Group, Refusal, lock};
-use crate::domain::batch::{Batch, BatchEvent, BatchState};
-use crate::domain::dead_letter::LetterPlace;
-use crate::domain::ids::{BatchId, BatchNo, Sequence};
+use crate::domain::batch::{Batch, BatchEvent, BatchHead, BatchState};
+use crate::domain::dead_letter::{Chosen, LetterPlace};
+use crate::domain::ids::{BatchId, BatchNo, Sequence, Tenant};
 use crate::domain::settings::OnDisconnect;
-use crate::store::embedded::copies::{self, CHUNK, Copies};
+use crate::store::embedded::chores::Left;
+use crate::store::embedded::copies::{self, Copies, CopyReach};
 use crate::store::embedded::rows::{self, RedriveRow};
 use crate::store::embedded::scheduler::{LiveBatch, Load};
 use crate::store::{Content, Created, NewBatch, Redrive, StoreError};
@@ -37,20 +39,16 @@ impl Group<'_> {
         }
         let until = self.last_sequence(&source);
         let span = (redrive.after, until);
-        let copies = copies::collect(self.db, &source.head, &redrive.chosen, span, CHUNK)
+        let copies = self
+            .collect(&source.head, &redrive.chosen, span)
             .map_err(Refusal::of_read)?;
-        if copies.items.is_empty() {
+        if copies.items.is_empty() && copies.waits.is_none() {
             return Err(StoreError::NoLetters.into());
         }
-        let more = Load {
-            batches: 1,
-            items: copies.items.len() as u64,
-            bytes: copies.input_bytes(),
-        };
-        // What follows was accepted with it.
-        self.check_room(&new.tenant, more)?;
-        let batch = self.create_copy(&new, &copies, until)?;
-        if copies.reached < until {
+        self.check_first(&new.tenant, &copies)?;
+        let left = copies.left(&new.tenant, until);
+        let batch = self.create_copy(&new, &copies, left == Left::Nothing)?;
+        if left != Left::Nothing {
             let row = RedriveRow {
                 batch: batch.head.no,
                 source: redrive.source,
@@ -59,9 +57,38 @@ impl Group<'_> {
                 chosen: redrive.chosen.clone(),
             };
             rows::insert_redrive(self.db, &row)?;
-            self.effects.copying.push(batch.head.no);
+            self.effects.copying.push((batch.head.no, left));
         }
         Ok(Created::New(batch))
+    }
+
+    /// Whether a new batch of those letters is let in, or of the first if there is no room for it.
+    fn check_first(&self, tenant: &Tenant, copies: &Copies) -> Result<(), StoreError> {
+        let mut more = Load {
+            batches: 1,
+            items: copies.items.len() as u64,
+            bytes: copies.input_bytes(),
+        };
+        if let (0, Some(bytes)) = (more.items, copies.waits) {
+            (more.items, more.bytes) = (1, bytes);
+        }
+        self.check_room(tenant, more)
+    }
+
+    /// Collects the next letters that were chosen, as many as a chunk has and there is room for.
+    fn collect(
+        &self,
+        source: &BatchHead,
+        chosen: &Chosen,
+        span: (Sequence, Sequence),
+    ) -> rusqlite::Result<Copies> {
+        let reach = CopyReach::chunk(self.admission.limits, self.room(&source.tenant));
+        let copies = copies::collect(self.db, source, chosen, span, reach)?;
+        if let Some(full) = &copies.oversized {
+            tracing::warn!(batch = %source.id, limit = %full.setting(),
+                "dead letters that are larger than a limit are not redriven");
+        }
+        Ok(copies)
     }
 
     /// Creates the new batch with its first items; it stays open unless these are all.
@@ -69,12 +96,12 @@ impl Group<'_> {
         &mut self,
         new: &NewBatch,
         copies: &Copies,
-        until: Sequence,
+        whole: bool,
     ) -> rusqlite::Result<Batch> {
-        let state = if copies.reached < until {
-            BatchState::Open
-        } else {
+        let state = if whole {
             BatchState::Running
+        } else {
+            BatchState::Open
         };
         let no = rows::insert_batch(self.db, new, state, self.now)?;
         let total = u32::try_from(copies.items.len()).expect("a chunk is short");
@@ -95,8 +122,8 @@ impl Group<'_> {
     }
 
     /// Copies the next chunk of a redrive's letters into its batch and seals it after the last.
-    /// Answers whether more is left.
-    pub(crate) fn copy(&mut self, no: BatchNo) -> rusqlite::Result<bool> {
+    /// Answers what is left.
+    pub(crate) fn copy(&mut self, no: BatchNo) -> rusqlite::Result<Left> {
         let (id, first) = {
             let mut scheduler = lock(self.scheduler);
             match self.touch(&mut scheduler, no) {
@@ -107,7 +134,7 @@ impl Group<'_> {
                     // It ended early: what is not copied yet stays a dead letter.
                     drop(scheduler);
                     rows::end_redrive(self.db, no)?;
-                    return Ok(false);
+                    return Ok(Left::Nothing);
                 }
             }
         };
@@ -118,26 +145,26 @@ impl Group<'_> {
             tracing::error!(batch = %id, %error, "a redrive ends early: the store is damaged");
             Ok(None)
         })?;
-        let mut more = false;
-        if let Some((copies, until)) = next {
+        let mut left = Left::Nothing;
+        if let Some((copies, all)) = next {
             self.append_copies(&id, (no, first), &copies)?;
-            more = copies.reached < until;
-            if more {
+            left = all;
+            if left != Left::Nothing {
                 rows::move_redrive(self.db, no, copies.reached)?;
             }
         }
-        if !more {
+        if left == Left::Nothing {
             rows::end_redrive(self.db, no)?;
             if let Some(batch) = self.touch(&mut lock(self.scheduler), no) {
                 let sealed = batch.state.apply(BatchEvent::Sealed);
                 batch.state = sealed.expect("it was open");
             }
         }
-        Ok(more)
+        Ok(left)
     }
 
-    /// The next chunk of a redrive, and how far it goes. `None` if its source is gone.
-    fn next_copies(&self, no: BatchNo) -> rusqlite::Result<Option<(Copies, Sequence)>> {
+    /// The next chunk of a redrive, and what is left behind it. `None` if its source is gone.
+    fn next_copies(&self, no: BatchNo) -> rusqlite::Result<Option<(Copies, Left)>> {
         let Some(row) = rows::redrive(self.db, no)? else {
             return Ok(None);
         };
@@ -145,8 +172,9 @@ impl Group<'_> {
             return Ok(None);
         };
         let span = (row.after, row.until);
-        let copies = copies::collect(self.db, &source.batch.head, &row.chosen, span, CHUNK)?;
-        Ok(Some((copies, row.until)))
+        let copies = self.collect(&source.batch.head, &row.chosen, span)?;
+        let left = copies.left(&source.batch.head.tenant, row.until);
+        Ok(Some((copies, left)))
     }
 
     fn append_copies(

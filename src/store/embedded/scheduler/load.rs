@@ -28,6 +28,15 @@ pub(crate) struct Loads {
     tenants: HashMap<Tenant, Load>,
 }
 
+/// How much more may be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Items.
+    pub(crate) items: u64,
+    /// Bytes of their inputs.
+    pub(crate) bytes: u64,
+}
+
 impl Load {
     fn plus(self, other: Self) -> Self {
         Self {
@@ -88,6 +97,35 @@ impl Load {
     }
 }
 
+impl Bounds {
+    /// What there is room for beside `there`.
+    fn beside(&self, there: Load) -> Room {
+        Room {
+            items: self.queued_items.saturating_sub(there.items),
+            bytes: self.queued_bytes.saturating_sub(there.bytes),
+        }
+    }
+}
+
+impl Room {
+    /// As much as one may wish.
+    pub(crate) const BOUNDLESS: Self = Self {
+        items: u64::MAX,
+        bytes: u64::MAX,
+    };
+
+    /// Takes the room for one more item, if there is enough.
+    pub(crate) fn take(&mut self, bytes: u64) -> bool {
+        // An empty input asks for none of the bytes, as few as there are.
+        let fits = self.items > 0 && (bytes == 0 || bytes <= self.bytes);
+        if fits {
+            self.items -= 1;
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+        fits
+    }
+}
+
 impl Loads {
     /// Counts what a batch is now instead of what it was.
     pub(crate) fn change(&mut self, tenant: &Tenant, before: Load, after: Load) {
@@ -121,6 +159,39 @@ impl Limits {
             there.check(more, bounds, Some(tenant))?;
         }
         committed.all.plus(staged.all).check(more, &self.all, None)
+    }
+
+    /// How many items of a tenant may come in beside what there is, and bytes of their inputs.
+    pub(crate) fn room(&self, tenant: &Tenant, there: [&Loads; 2]) -> Room {
+        let [committed, staged] = there;
+        let all = self.all.beside(committed.all.plus(staged.all));
+        let own = self.tenants.get(tenant).map_or(Room::BOUNDLESS, |bounds| {
+            bounds.beside(committed.of(tenant).plus(staged.of(tenant)))
+        });
+        Room {
+            items: all.items.min(own.items),
+            bytes: all.bytes.min(own.bytes),
+        }
+    }
+
+    /// Whether one more item of a batch may come in beside what there is.
+    pub(crate) fn admits_one(&self, tenant: &Tenant, there: &Loads, bytes: u64) -> bool {
+        self.check_one(tenant, there, bytes).is_ok()
+    }
+
+    /// Whether an item of a batch is small enough to come in once there is room.
+    pub(crate) fn check_alone(&self, tenant: &Tenant, bytes: u64) -> Result<(), Full> {
+        self.check_one(tenant, &Loads::default(), bytes)
+    }
+
+    fn check_one(&self, tenant: &Tenant, there: &Loads, bytes: u64) -> Result<(), Full> {
+        let (batches, items) = (0, 1);
+        let one = Load {
+            batches,
+            items,
+            bytes,
+        };
+        self.check(tenant, [there, &Loads::default()], one)
     }
 }
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::live_batch::{LiveBatch, LiveLease, Past};
-pub(crate) use self::load::{Load, Loads};
+pub(crate) use self::load::{Load, Loads, Room};
 use self::marked::Marked;
 use self::rotation::Rotation;
 use crate::base::clock::Timestamp;
