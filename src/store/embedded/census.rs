@@ -71,12 +71,21 @@ impl Store {
         self.0.shared.limits.check(tenant, there, more).is_ok()
     }
 
-    /// Whether what is counted as accepted and not over is what the batches are.
+    /// Whether what is counted as accepted and not over is what the batches are, and no more than may be.
     #[cfg(test)]
     pub(crate) fn counts_are_sound(&self) -> bool {
         let scheduler = &self.0.shared.scheduler;
         let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-        *scheduler.loads() == scheduler.recounted()
+        let loads = scheduler.loads();
+        *loads == scheduler.recounted() && self.0.shared.limits.hold(loads)
+    }
+
+    /// Whether nothing is counted as accepted and not over.
+    #[cfg(test)]
+    pub(crate) fn holds_nothing(&self) -> bool {
+        let scheduler = &self.0.shared.scheduler;
+        let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        *scheduler.loads() == Loads::default()
     }
 
     /// What it takes up on its disk. Asks the file system, on a reading thread: it may be slow.

@@ -174,6 +174,12 @@ impl Limits {
         }
     }
 
+    /// Whether so many items of all tenants together are within the bound.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, loads: &Loads) -> bool {
+        loads.all.items <= self.all.queued_items
+    }
+
     /// Whether one more item of a batch may come in beside what there is.
     pub(crate) fn admits_one(&self, tenant: &Tenant, there: &Loads, bytes: u64) -> bool {
         self.check_one(tenant, there, bytes).is_ok()

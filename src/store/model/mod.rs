@@ -1,14 +1,21 @@
 //! Random histories of the verbs, restarts included, against the invariants of the architecture page.
 
+mod letters;
+mod removals;
+mod uploads;
+
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::conformance::{done, failed, items as items_of, new_batch, open, settlement};
+use self::letters::{Copies, Gone, LetterStep};
+use self::uploads::UploadStep;
+use super::conformance::{done, failed, items as items_of, new_batch, settlement};
 use super::*;
 use crate::base::clock;
 use crate::domain::batch::BatchState;
+use crate::domain::dead_letter::LetterPlace;
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::TerminalState;
 
@@ -20,6 +27,12 @@ enum Step {
         items: u8,
     },
     Upload(UploadStep),
+    Letters(LetterStep),
+    Delete {
+        batch: u8,
+    },
+    /// Removes a chunk of the rows of what was deleted.
+    Trim,
     /// Looks for every item by its id.
     Find {
         batch: u8,
@@ -51,44 +64,18 @@ enum Step {
     Reopen,
 }
 
-/// A step of an upload.
-#[derive(Clone, Debug)]
-enum UploadStep {
-    Open {
-        id: u8,
-    },
-    Append {
-        batch: u8,
-        items: u8,
-    },
-    /// Appends items of which the last one has the id of an earlier one, in the chunk or before.
-    AppendAgain {
-        batch: u8,
-        items: u8,
-        earlier: u8,
-    },
-    /// Appends an item that has an id where the others have none, or the other way round.
-    AppendMixed {
-        batch: u8,
-    },
-    Seal {
-        batch: u8,
-    },
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let any = || any::<u8>();
     prop_oneof![
         3 => (0u8..6, 1u8..7).prop_map(|(id, items)| Step::Create { id, items }),
-        2 => (6u8..12).prop_map(|id| Step::Upload(UploadStep::Open { id })),
-        4 => (any(), 1u8..4).prop_map(|(batch, items)| Step::Upload(UploadStep::Append { batch, items })),
-        2 => (any(), 0u8..3, any()).prop_map(|(batch, items, earlier)| Step::Upload(UploadStep::AppendAgain { batch, items, earlier })),
-        1 => any().prop_map(|batch| Step::Upload(UploadStep::AppendMixed { batch })),
+        10 => uploads::step().prop_map(Step::Upload),
         1 => any().prop_map(|batch| Step::Find { batch }),
-        1 => any().prop_map(|batch| Step::Upload(UploadStep::Seal { batch })),
         5 => (1u8..5).prop_map(|want| Step::Lease { want }),
         5 => any().prop_map(|lease| Step::Succeed { lease }),
-        1 => any().prop_map(|lease| Step::Fail { lease }),
+        3 => any().prop_map(|lease| Step::Fail { lease }),
+        3 => letters::step().prop_map(Step::Letters),
+        1 => any().prop_map(|batch| Step::Delete { batch }),
+        1 => Just(Step::Trim),
         2 => any().prop_map(|lease| Step::Release { lease }),
         2 => any().prop_map(|lease| Step::SettleStale { lease }),
         1 => any().prop_map(|batch| Step::CancelBatch { batch }),
@@ -101,7 +88,11 @@ fn step() -> impl Strategy<Value = Step> {
 struct Told {
     dir: TempDir,
     store: Store,
+    /// Items without a result that may be there at once, if that is bounded.
+    most: Option<u64>,
     batches: BTreeMap<BatchNo, Seen>,
+    /// Dead letters that are none any more.
+    gone: BTreeMap<LetterPlace, Gone>,
     live: Vec<Lease>,
     stale: Vec<Settlement>,
     attempts: HashMap<ItemKey, u32>,
@@ -117,11 +108,16 @@ struct Seen {
     open: bool,
     total: u32,
     journal: Vec<Record>,
+    /// Of dead letters of another batch.
+    copies: Option<Copies>,
 }
 
 impl Seen {
-    /// The id of the item at `index`, if it has one: the position of its neighbour.
+    /// The id of the item at `index`, if it has one: the position of its neighbour, unless it is a copy.
     fn item_id(&self, index: u32) -> Option<Box<str>> {
+        if let Some(copies) = &self.copies {
+            return copies.names.get(index as usize).cloned();
+        }
         self.named.then(|| (index ^ 1).to_string().into())
     }
 
@@ -133,6 +129,13 @@ impl Seen {
         }
         items
     }
+}
+
+/// Opens a store of which so many items may be without a result.
+fn open(dir: &TempDir, most: Option<u64>) -> Store {
+    let mut options = StoreOptions::new(dir.path().to_owned());
+    options.limits.all.queued_items = most.unwrap_or(u64::MAX);
+    Store::open(&options).unwrap().0
 }
 
 impl Told {
@@ -165,8 +168,7 @@ impl Told {
             Step::SettleStale { lease } => self.settle_stale(lease).await,
             Step::CancelBatch { batch } => {
                 let Some(no) = self.pick(batch) else { return };
-                let cancelled = self.store.cancel_batch(no, "enough").await;
-                self.batches.get_mut(&no).unwrap().open &= cancelled.is_err();
+                self.cancel(no).await;
             }
             Step::CancelItems {
                 batch,
@@ -180,6 +182,9 @@ impl Told {
                 let sum = counts.never_started + counts.stopping + counts.finished;
                 assert_eq!(sum as usize, items.len(), "I7: each item has one answer");
             }
+            Step::Letters(ref step) => self.letters(step).await,
+            Step::Delete { batch } => self.delete(batch).await,
+            Step::Trim => drop(self.store.trim(None).await.unwrap()),
             Step::Reopen => {
                 self.reopen();
                 for no in self.batches.keys().copied().collect::<Vec<_>>() {
@@ -190,98 +195,25 @@ impl Told {
         assert!(self.store.counts_are_sound());
     }
 
-    async fn upload(&mut self, step: &UploadStep) {
-        match *step {
-            UploadStep::Open { id } => {
-                let id = format!("b{id}");
-                let new = new_batch(Some(&id), None, Content::Appended(UploadTerms::default()));
-                if let Created::New(batch) = self.store.create_batch(new).await.unwrap() {
-                    self.batches.insert(
-                        batch.head.no,
-                        Seen {
-                            named: id.bytes().last().is_some_and(|last| last % 2 == 0),
-                            id,
-                            open: true,
-                            ..Seen::default()
-                        },
-                    );
-                }
-            }
-            UploadStep::Append { batch, items } => {
-                let Some(no) = self.pick(batch) else { return };
-                let more = self.batches[&no].more(items.into());
-                if let Some(total) = self.append(no, more).await {
-                    self.batches.get_mut(&no).unwrap().total = total.unwrap();
-                }
-            }
-            UploadStep::AppendAgain {
-                batch,
-                items,
-                earlier,
-            } => self.append_again(batch, items.into(), earlier).await,
-            UploadStep::AppendMixed { batch } => {
-                let Some(no) = self.pick(batch) else { return };
-                let seen = &self.batches[&no];
-                if seen.total == 0 {
-                    return;
-                }
-                let (mut mixed, index) = (seen.more(1), seen.total);
-                mixed[0].id = (!seen.named).then(|| "x".into());
-                if let Some(refused) = self.append(no, mixed).await {
-                    assert_eq!(refused, Err(StoreError::MixedIds(index)));
-                }
-            }
-            UploadStep::Seal { batch } => {
-                let Some(no) = self.pick(batch) else { return };
-                // Sealed, over and empty batches refuse it; that changes nothing.
-                let sealed = self.store.seal(no, self.batches[&no].total).await;
-                self.batches.get_mut(&no).unwrap().open &= sealed.is_err();
-            }
-        }
-    }
-
-    /// Appends behind the last item. `None` if the batch takes no more, which it has said then.
-    async fn append(&self, no: BatchNo, items: Vec<ItemSpec>) -> Option<Result<u32, StoreError>> {
-        let seen = &self.batches[&no];
-        let end = seen.total + u32::try_from(items.len()).unwrap();
-        let appended = self.store.append_items(no, seen.total, items.into()).await;
-        if !seen.open {
-            let closed = [Err(StoreError::Sealed), Err(StoreError::Ended)];
-            assert!(closed.contains(&appended), "{appended:?}");
-            return None;
-        }
-        assert!(appended.is_err() || appended == Ok(end), "{appended:?}");
-        Some(appended)
-    }
-
-    async fn append_again(&mut self, batch: u8, fresh: u32, earlier: u8) {
-        let Some(no) = self.pick(batch) else { return };
-        let seen = &self.batches[&no];
-        let index = seen.total + fresh;
-        if !seen.named || index == 0 {
-            return;
-        }
-        let first = u32::from(earlier) % index;
-        let mut items = seen.more(fresh + 1);
-        let id = seen.item_id(first);
-        items.last_mut().unwrap().id.clone_from(&id);
-        let id = id.expect("it is named");
-        if let Some(refused) = self.append(no, items).await {
-            assert_eq!(refused, Err(StoreError::DuplicateId { index, first, id }));
-        }
+    async fn cancel(&mut self, no: BatchNo) {
+        let cancelled = self.store.cancel_batch(no, "enough").await;
+        self.batches.get_mut(&no).unwrap().open &= cancelled.is_err();
     }
 
     /// Every item is found by its id, and nothing else is.
     async fn find(&self, no: BatchNo) {
         let seen = &self.batches[&no];
-        let all: Vec<_> = (0..seen.total).collect();
+        let all: Vec<_> = (0..seen.known()).collect();
         let id = |&index: &u32| {
             seen.item_id(index)
                 .unwrap_or_else(|| index.to_string().into())
         };
         let ids = all.iter().map(id).collect();
         assert_eq!(self.store.indexes(no, ids).await, Ok(all));
-        let unknown: Box<str> = (seen.total + 2).to_string().into();
+        let unknown: Box<str> = match &seen.copies {
+            Some(_) => "nobody".into(),
+            None => (seen.total + 2).to_string().into(),
+        };
         let found = self.store.indexes(no, vec![unknown.clone()]).await;
         assert_eq!(found, Err(StoreError::NoItem(unknown)));
     }
@@ -317,8 +249,14 @@ impl Told {
                     .expect("taken");
                 assert_ne!(seen.total, items, "I10");
             }
-            Err(other) => panic!("{other:?}"),
+            Err(other) => self.assert_full(&other),
         }
+    }
+
+    /// The only other reason why something is not let in.
+    fn assert_full(&self, refused: &StoreError) {
+        let is_full = matches!(refused, StoreError::Full(_)) && self.most.is_some();
+        assert!(is_full, "{refused:?}");
     }
 
     fn pick(&self, number: u8) -> Option<BatchNo> {
@@ -334,8 +272,11 @@ impl Told {
         }
         // The old one must let go of its lock first.
         let placeholder = tempfile::tempdir().unwrap();
-        drop(std::mem::replace(&mut self.store, open(&placeholder)));
-        self.store = open(&self.dir);
+        drop(std::mem::replace(
+            &mut self.store,
+            open(&placeholder, self.most),
+        ));
+        self.store = open(&self.dir, self.most);
     }
 
     async fn lease(&mut self, want: usize) {
@@ -413,6 +354,7 @@ impl Told {
                 seen.journal,
                 "I1, I4: nothing seen changes"
             );
+            seen.grow(&batch);
             assert_eq!(batch.total, seen.total, "I3");
             assert!(batch.tally.terminal() + batch.running <= batch.total, "I6");
             let mut indexes: Vec<_> = records.iter().map(|record| record.index).collect();
@@ -421,7 +363,7 @@ impl Told {
             assert_eq!(indexes.len(), records.len(), "I1: one record per item");
             for (record, sequence) in records.iter().zip(1..) {
                 assert_eq!(record.sequence, Sequence(sequence), "I4: dense");
-                assert_eq!(record.id, seen.item_id(record.index));
+                assert!(seen.copies.is_some() || record.id == seen.item_id(record.index));
             }
             let over = batch.state.is_terminal();
             assert!(
@@ -430,12 +372,16 @@ impl Told {
             );
             seen.journal = records;
         }
+        self.look_at_letters().await;
     }
 
-    /// Seals what is open and computes what is left: everything must end.
+    /// Seals what is open and computes what is left: everything must end. Then nothing is left.
     async fn end(&mut self) {
         for (&no, seen) in &self.batches {
-            self.store.seal(no, seen.total).await.ok();
+            // A redrive ends by itself.
+            if seen.copies.is_none() {
+                self.store.seal(no, seen.total).await.ok();
+            }
         }
         while !self.live.is_empty() {
             self.settle(0, LeaseEnd::Finish(done("end"))).await;
@@ -450,6 +396,7 @@ impl Told {
             }
         }
         self.look().await;
+        self.remove_all().await;
     }
 
     /// Whether every batch is over, but those that were opened and never had an item.
@@ -457,12 +404,14 @@ impl Told {
         for (&no, seen) in &self.batches {
             let mut hint = self.store.journal_hint(no);
             let batch = self.store.read_log(no, Sequence(0)).await.unwrap().batch;
-            if batch.state == BatchState::Cancelling {
-                // Its records come by themselves.
+            let is_copied = batch.state == BatchState::Open && seen.copies.is_some();
+            let all_ended = batch.tally.terminal() == batch.total;
+            if batch.state == BatchState::Cancelling || (is_copied && all_ended) {
+                // Its records, or more of its items, come by themselves.
                 hint.changed().await.unwrap();
                 return false;
             }
-            if !batch.state.is_terminal() && seen.total > 0 {
+            if !batch.state.is_terminal() && (seen.total > 0 || is_copied) {
                 return false;
             }
         }
@@ -474,12 +423,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_breaks_an_invariant(steps in prop::collection::vec(step(), 1..60)) {
+    fn no_history_breaks_an_invariant(
+        most in prop::option::of(7u64..20),
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir);
+        let store = open(&dir, most);
         let (live, stale) = (Vec::new(), Vec::new());
-        let mut told = Told { dir, store, batches: BTreeMap::new(), live, stale, attempts: HashMap::new() };
+        let (batches, gone, attempts) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+        let mut told = Told { dir, store, most, batches, gone, live, stale, attempts };
         runtime.block_on(async {
             for step in &steps {
                 told.take(step).await;
