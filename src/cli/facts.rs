@@ -112,14 +112,15 @@ pub(super) fn item(item: &wire::Item, result: Option<&Shown<'_>>) -> String {
     facts.say_some("next", time(item.next_attempt_time.as_ref()));
     if let Some(waiting) = &item.waiting {
         // A pause reason is quoted in it.
-        facts.say("waits", preview(&waiting.message, WHY_CHARS_MAX));
+        let why = preview(&waiting.message, WHY_CHARS_MAX);
+        facts.say("waits", format!("{}: {why}", waiting.reason));
     }
     if let Some(result) = result {
         facts.say("sequence", result.sequence);
         facts.say("finished", &result.finish_time);
-        let (queued, ran) = (result.queue_duration, result.run_duration);
-        facts.say("waited", format!("{:.3} s", queued.as_secs_f64()));
-        facts.say("ran", format!("{:.3} s", ran.as_secs_f64()));
+        let seconds = |time: std::time::Duration| format!("{:.3} s", time.as_secs_f64());
+        facts.say_some("waited", result.queue_duration.map(seconds));
+        facts.say_some("ran", result.run_duration.map(seconds));
         facts.say("attempts", result.attempt_count);
         let name = if result.error.is_some() {
             "error"
@@ -138,6 +139,14 @@ fn told_attempt(attempt: &wire::Attempt) -> String {
     let number = attempt.attempt;
     let since = time(attempt.start_time.as_ref()).map(|time| format!(" from {time}"));
     let until = time(attempt.finish_time.as_ref()).map(|time| format!(" to {time}"));
+    // The server ended under it.
+    let unseen = || {
+        attempt
+            .error
+            .as_ref()
+            .map(|_| " to an unknown time".to_owned())
+    };
+    let until = until.or_else(unseen);
     let (since, until) = (since.unwrap_or_default(), until.unwrap_or_default());
     match &attempt.error {
         Some(error) => {

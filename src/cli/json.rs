@@ -37,8 +37,10 @@ pub(super) struct ResultJson<'a> {
     attempt_count: u32,
     #[serde(skip_serializing_if = "str::is_empty")]
     worker_id: &'a str,
-    queue_duration: String,
-    run_duration: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_duration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_duration: Option<String>,
     finish_time: &'a str,
 }
 
@@ -259,8 +261,8 @@ impl<'a> ResultJson<'a> {
             error: shown.error.as_ref().map(ErrorJson::of),
             attempt_count: shown.attempt_count,
             worker_id: shown.worker_id,
-            queue_duration: seconds(shown.queue_duration),
-            run_duration: seconds(shown.run_duration),
+            queue_duration: shown.queue_duration.map(seconds),
+            run_duration: shown.run_duration.map(seconds),
             finish_time: &shown.finish_time,
         }
     }

@@ -144,12 +144,14 @@ impl<W: Write> Printer<W> {
         }
         writeln!(
             self.out,
-            "{:>7}  {:<20}  {:<9}  {:>5}  {:>8.3}s  {}",
+            "{:>7}  {:<20}  {:<9}  {:>5}  {:>9}  {}",
             shown.sequence,
             preview(&shown.item_id, 40),
             shown.state,
             shown.attempt_count,
-            shown.run_duration.as_secs_f64(),
+            shown
+                .run_duration
+                .map_or("-".to_owned(), |ran| format!("{:.3}s", ran.as_secs_f64())),
             gist(shown)
         )
     }

@@ -22,8 +22,9 @@ pub(super) struct Shown<'a> {
     pub(super) error: Option<Fault<'a>>,
     pub(super) attempt_count: u32,
     pub(super) worker_id: &'a str,
-    pub(super) queue_duration: Duration,
-    pub(super) run_duration: Duration,
+    /// As far as its last attempt is known; so is how long that ran.
+    pub(super) queue_duration: Option<Duration>,
+    pub(super) run_duration: Option<Duration>,
     /// RFC 3339; empty if it is not known.
     pub(super) finish_time: String,
 }
@@ -60,6 +61,7 @@ impl<'a> Shown<'a> {
             Ending::Succeeded(output) => Some(output.into()),
             Ending::Failed(_) | Ending::Cancelled(_) | Ending::Expired(_) => None,
         };
+        let durations = record.durations();
         let finish_time = jiff::Timestamp::from_millisecond(record.finished.0);
         Self {
             item_id: record
@@ -81,8 +83,8 @@ impl<'a> Shown<'a> {
             }),
             attempt_count: record.attempts,
             worker_id: &record.worker,
-            queue_duration: record.queued,
-            run_duration: record.ran,
+            queue_duration: durations.map(|(queued, _)| queued),
+            run_duration: durations.map(|(_, ran)| ran),
             finish_time: finish_time.map_or_else(|_| String::new(), |time| time.to_string()),
         }
     }
@@ -100,8 +102,8 @@ impl<'a> Shown<'a> {
             error: result.error.as_ref().map(Into::into),
             attempt_count: result.attempt_count,
             worker_id: &result.worker_id,
-            queue_duration: duration(result.queue_duration.as_ref()).unwrap_or_default(),
-            run_duration: duration(result.run_duration.as_ref()).unwrap_or_default(),
+            queue_duration: duration(result.queue_duration.as_ref()),
+            run_duration: duration(result.run_duration.as_ref()),
             finish_time: time(result.finish_time.as_ref()).unwrap_or_default(),
         }
     }

@@ -300,6 +300,15 @@ impl<P: Into<Payload>, E: Into<ItemError>> From<Result<P, E>> for Outcome {
     }
 }
 
+/// An attempt that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Its number, from 1.
+    pub number: u32,
+    /// When it began.
+    pub started: Timestamp,
+}
+
 /// What is known of an attempt that is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastAttempt {
@@ -307,8 +316,8 @@ pub struct PastAttempt {
     pub number: u32,
     /// When it began, if that is known.
     pub started: Option<Timestamp>,
-    /// When it ended.
-    pub ended: Timestamp,
+    /// When it ended; `None` if the server ended under it, as nobody saw when.
+    pub ended: Option<Timestamp>,
     /// When the next one is due.
     pub next: Option<Timestamp>,
     /// Why it ended, if it did not succeed.

@@ -287,4 +287,11 @@ impl Record {
     pub fn item_id(&self) -> String {
         item_id_text(self.id.as_deref(), self.index)
     }
+
+    /// How long it waited before its last attempt, and how long that ran; `None` if there was none, or
+    /// if the server ended under it, as nobody saw when.
+    pub fn durations(&self) -> Option<(Duration, Duration)> {
+        let is_known = !self.worker.is_empty() || !self.ran.is_zero();
+        is_known.then_some((self.queued, self.ran))
+    }
 }

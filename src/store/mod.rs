@@ -36,7 +36,7 @@ pub use self::letters::{
 };
 pub use self::lists::{BatchPage, BatchWalk, ItemPage, ItemWalk};
 use crate::base::clock::Timestamp;
-use crate::domain::attempt::{ItemError, PastAttempt};
+use crate::domain::attempt::{ItemError, PastAttempt, UnderWay};
 use crate::domain::batch::{Batch, BatchHead};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::ids::{
@@ -284,9 +284,9 @@ pub struct ItemView {
     pub id: Option<Box<str>>,
     /// Its result, if it is terminal.
     pub record: Option<Record>,
-    /// The number of the attempt under way.
-    pub running: Option<u32>,
-    /// When its next attempt is due, if it waits.
+    /// The attempt under way.
+    pub running: Option<UnderWay>,
+    /// When its next attempt is due, if it waits for that time.
     pub next_due: Option<Timestamp>,
     /// Attempts that are over, oldest first; the last one gave the result, if one did.
     pub past: Vec<PastAttempt>,

@@ -204,6 +204,68 @@ async fn a_failed_item_tells_its_attempts_and_its_end() {
     );
 }
 
+/// Nobody saw when it ended: what is told is when it began.
+#[tokio::test]
+async fn an_attempt_that_the_server_died_under_has_a_beginning_and_no_made_up_end() {
+    let setup = ServerSetup::gated(2, "");
+    let gates = Gates::new(&setup, ["again", "once"]);
+    let server = setup.start();
+    for (id, flag) in [("again", "-q"), ("once", "--at-most-once")] {
+        let mut command = sooner(server.address(), &["submit", "--batch-id", id, flag]);
+        let run = ended(&mut command, gates.path(id).as_bytes());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+    }
+    let held = [gates.arrival("again").await, gates.arrival("once").await];
+    let began = ["again", "once"].map(|id| {
+        let shown = parsed(&server, &["get", id, "0", "-o", "json"]);
+        let began = shown["attempts"][0]["start_time"].clone();
+        assert!(
+            began.as_str() >= accepted(&server, id).as_deref(),
+            "{shown}"
+        );
+        let told = asked(&server, &["get", id, "0"]).stdout;
+        let line = format!("attempt    1 from {}: running\n", began.as_str().unwrap());
+        assert!(told.contains(&line), "{told}");
+        began
+    });
+    let paused = asked(&server, &["pause", "again", "--reason", "too hot"]);
+    assert_eq!(paused.code, Some(0), "{}", paused.stderr);
+    server.kill();
+    drop(held);
+
+    let server = setup.start();
+    assert_eq!(asked(&server, &["get", "once", "--wait"]).code, Some(3));
+    for (id, reason, began) in [
+        ("again", "INTERRUPTED", &began[0]),
+        ("once", "UNKNOWN_OUTCOME", &began[1]),
+    ] {
+        let shown = parsed(&server, &["get", id, "0", "-o", "json"]);
+        let attempt = &shown["attempts"][0];
+        assert_eq!(&attempt["start_time"], began, "{shown}");
+        assert_eq!(attempt["error"]["reason"], reason, "{shown}");
+        assert_eq!(attempt.get("finish_time"), None, "{shown}");
+        assert_eq!(shown.get("next_attempt_time"), None, "{shown}");
+        assert_eq!(shown["result"].get("run_duration"), None, "{shown}");
+        let told = asked(&server, &["get", id, "0"]).stdout;
+        let began = began.as_str().unwrap();
+        let line = format!("attempt    1 from {began} to an unknown time: {reason} the server");
+        assert!(told.contains(&line), "{told}");
+        assert!(
+            !told.contains("\nran ") && !told.contains("\nnext "),
+            "{told}"
+        );
+    }
+    let told = asked(&server, &["get", "again", "0"]).stdout;
+    let why = "\nwaits      BATCH_PAUSED: its batch is paused (too hot); resume the batch\n";
+    assert!(told.contains(why), "{told}");
+}
+
+/// When the batch was accepted.
+fn accepted(server: &Server, id: &str) -> Option<String> {
+    let shown = parsed(server, &["get", id, "-o", "json"]);
+    shown["create_time"].as_str().map(str::to_owned)
+}
+
 #[tokio::test]
 async fn a_cancel_prints_what_it_met() {
     let setup = ServerSetup::gated(1, "");

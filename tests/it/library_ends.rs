@@ -120,7 +120,7 @@ async fn a_handler_names_its_reasons_and_waits() {
                 let view = sooner.item(&id(), item, Duration::ZERO).await.unwrap().item;
                 if let ([past], Some(due)) = (&*view.past, view.next_due) {
                     let error = past.error.clone().expect("it failed");
-                    return (error, due.since(past.ended));
+                    return (error, due.since(past.ended.unwrap()));
                 }
                 tokio::task::yield_now().await;
             }

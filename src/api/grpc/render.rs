@@ -96,7 +96,7 @@ pub(crate) fn counts(batch: &Batch) -> wire::Counts {
 
 /// One item's result, as its batch stands.
 pub(crate) fn result(record: Record, batch: &Batch, omit_output: bool) -> wire::ItemResult {
-    let state = record.ending.state();
+    let (state, durations) = (record.ending.state(), record.durations());
     let (output, error) = match record.ending {
         Ending::Succeeded(output) => (Some(output), None),
         Ending::Failed(error) | Ending::Cancelled(error) | Ending::Expired(error) => {
@@ -116,8 +116,8 @@ pub(crate) fn result(record: Record, batch: &Batch, omit_output: bool) -> wire::
         error: error.as_ref().map(item_error),
         attempt_count: record.attempts,
         worker_id: record.worker.into(),
-        queue_duration: Some(duration(record.queued)),
-        run_duration: Some(duration(record.ran)),
+        queue_duration: durations.map(|(queued, _)| duration(queued)),
+        run_duration: durations.map(|(_, ran)| duration(ran)),
         finish_time: Some(time(record.finished)),
         remaining_count: remaining.map(Into::into),
     }
@@ -188,7 +188,9 @@ fn item_in(item: ItemView, batch: &Batch, output_bytes_max: usize) -> wire::Item
         ItemState::Ended(state) => terminal_state(state),
     };
     let under_way = item.running.map(|attempt| wire::Attempt {
-        attempt,
+        attempt: attempt.number,
+        start_time: Some(time(attempt.started)),
+        worker_id: LOCAL_WORKER.into(),
         ..wire::Attempt::default()
     });
     wire::Item {
@@ -220,7 +222,7 @@ fn attempt(past: PastAttempt) -> wire::Attempt {
     wire::Attempt {
         attempt: past.number,
         start_time: past.started.map(time),
-        finish_time: Some(time(past.ended)),
+        finish_time: past.ended.map(time),
         error: past.error.as_ref().map(item_error),
         worker_id: past.worker.into(),
     }

@@ -8,7 +8,7 @@
 //! result is never decided here.
 //!
 //! ```text
-//! slot, 64 bytes: crc32 | version | attempt | batch | index | 0 | excused | 0 … | nonce (16 bytes)
+//! slot, 64 bytes: crc32 | version | attempt | batch | index | 0 | excused | began (8 bytes) | 0 … | nonce (16 bytes)
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,6 +18,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base::clock::Timestamp;
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken};
 
 const SLOT_BYTES: usize = 64;
@@ -36,6 +37,8 @@ pub(crate) struct InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted {
     pub(crate) token: LeaseToken,
+    /// When it began, unless an earlier version wrote it, which did not say.
+    pub(crate) began: Option<Timestamp>,
     /// Whether the process ended on purpose, so that its end says nothing about the item.
     pub(crate) excused: bool,
 }
@@ -71,9 +74,12 @@ impl InFlight {
     }
 
     /// Notes leases that begin.
-    pub(crate) fn begin(&mut self, tokens: impl Iterator<Item = LeaseToken>) -> io::Result<()> {
+    pub(crate) fn begin(
+        &mut self,
+        leases: impl Iterator<Item = (LeaseToken, Timestamp)>,
+    ) -> io::Result<()> {
         let mut touched = Touched::default();
-        for token in tokens {
+        for (token, began) in leases {
             let slot = self
                 .free
                 .pop_first()
@@ -86,6 +92,7 @@ impl InFlight {
                 slot,
                 Some(Interrupted {
                     token,
+                    began: Some(began),
                     excused: false,
                 }),
             );
@@ -174,6 +181,8 @@ fn encode(content: Interrupted, slot: &mut [u8]) {
     for (at, word) in words.into_iter().enumerate() {
         slot[4 + 4 * at..][..4].copy_from_slice(&word.to_le_bytes());
     }
+    let began = content.began.map_or(0, |began| began.0);
+    slot[28..36].copy_from_slice(&began.to_le_bytes());
     slot[48..].copy_from_slice(&nonce.to_le_bytes());
     let crc = crc32fast::hash(&slot[4..]);
     slot[..4].copy_from_slice(&crc.to_le_bytes());
@@ -189,12 +198,14 @@ fn decode(slot: &[u8]) -> Option<Interrupted> {
         index: word(4),
     };
     let nonce = u128::from_le_bytes(slot[48..64].try_into().expect("sixteen bytes"));
+    let began = i64::from_le_bytes(slot[28..36].try_into().expect("eight bytes"));
     Some(Interrupted {
         token: LeaseToken {
             item,
             attempt: word(2),
             nonce,
         },
+        began: (began != 0).then_some(Timestamp(began)),
         excused: word(6) != 0,
     })
 }
@@ -214,18 +225,24 @@ mod tests {
         }
     }
 
+    fn lease(index: u32) -> (LeaseToken, Timestamp) {
+        let began = i64::from(index) * 1_000_000_000_000;
+        (token(index), Timestamp(began))
+    }
+
     #[test]
     fn live_leases_are_read_back_and_ended_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("in-flight");
         assert_eq!(InFlight::read(&path).unwrap(), []);
         let mut file = InFlight::create(&path).unwrap();
-        file.begin((0..3).map(token)).unwrap();
+        file.begin((0..3).map(lease)).unwrap();
         file.end([token(1).item].into_iter()).unwrap();
-        file.begin([token(9)].into_iter()).unwrap();
+        file.begin([lease(9)].into_iter()).unwrap();
         let read: Vec<_> = InFlight::read(&path).unwrap();
         let tokens: Vec<_> = read.iter().map(|slot| slot.token).collect();
         assert_eq!(tokens, [token(0), token(9), token(2)]);
+        assert_eq!(read[1].began, Some(Timestamp(9_000_000_000_000)));
     }
 
     #[test]
@@ -234,7 +251,7 @@ mod tests {
         let path = dir.path().join("in-flight");
         InFlight::create(&path)
             .unwrap()
-            .begin((0..2).map(token))
+            .begin((0..2).map(lease))
             .unwrap();
         let mut image = std::fs::read(&path).unwrap();
         image[SLOT_BYTES + 20] ^= 1;

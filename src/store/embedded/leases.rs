@@ -12,7 +12,8 @@ use tokio::sync::{Notify, oneshot};
 use super::rows::StoredItem;
 use super::scheduler::{Demand, Grant};
 use super::{Store, rows};
-use crate::base::{clock, entropy, limits, tasks};
+use crate::base::clock::{self, Timestamp};
+use crate::base::{entropy, limits, tasks};
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
@@ -40,10 +41,11 @@ impl Store {
                 want: want - leases.len(),
                 crashes_max,
             };
+            let granted = clock::now();
             let (grants, next_due) = {
                 let scheduler = &shared.scheduler;
                 let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-                let grants = scheduler.grant(demand, clock::now(), entropy::nonce);
+                let grants = scheduler.grant(demand, granted, entropy::nonce);
                 (grants, scheduler.next_due(queue))
             };
             if grants.is_empty() {
@@ -63,7 +65,7 @@ impl Store {
                     break None;
                 }
             };
-            let stale = sort_out(grants, specs, &mut leases);
+            let stale = sort_out(grants, granted, specs, &mut leases);
             if stale.is_empty() {
                 break next_due;
             }
@@ -92,8 +94,8 @@ impl Store {
         if leases.is_empty() {
             return Ok(leases);
         }
-        let tokens = leases.iter().map(|lease| lease.token);
-        let file = shared.trace(|in_flight| in_flight.begin(tokens));
+        let begun = leases.iter().map(|lease| (lease.token, lease.granted));
+        let file = shared.trace(|in_flight| in_flight.begin(begun));
         let once = |lease: &Lease| lease.head.options.at_most_once;
         let synced = match file {
             Some(file) if leases.iter().any(once) => shared.traced(&synced(file).await),
@@ -150,10 +152,11 @@ impl Store {
 /// Makes leases of what was granted; answers the ends of items that are not worth an attempt any more.
 fn sort_out(
     grants: Vec<Grant>,
+    granted: Timestamp,
     mut specs: HashMap<ItemKey, Result<StoredItem, Damaged>>,
     leases: &mut Vec<Lease>,
 ) -> Vec<Settlement> {
-    let granted = clock::now();
+    let now = clock::now();
     let mut stale = Vec::new();
     for grant in grants {
         let item = specs.remove(&grant.token.item).unwrap_or(Err(Damaged));
@@ -161,7 +164,7 @@ fn sort_out(
         let spec = item.map(|item| item.spec);
         let began = grant.past.attempts > 0;
         if let Ok(spec) = &spec
-            && let Some(late) = spec.overdue(began, granted)
+            && let Some(late) = spec.overdue(began, now)
         {
             let end = LeaseEnd::Finish(late.ending("its time was over before it ran"));
             let settlement = unstarted(grant.token, grant.head, grant.past.spent, end);

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::rows::Known;
 use super::scheduler::LiveBatch;
 use super::{Store, rows};
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::domain::ids::BatchNo;
 use crate::domain::item::ItemState;
 use crate::domain::page_token::PageKey;
@@ -69,12 +69,13 @@ fn known(batch: Option<&LiveBatch>, walk: &ItemWalk) -> Known {
         let to = walk.from.saturating_add(most).min(batch.total);
         ((walk.from..to).collect(), None)
     };
-    let (mut of_running, mut due) = (Vec::new(), Vec::new());
+    let (mut of_running, mut due, now) = (Vec::new(), Vec::new(), clock::now());
     for &index in &indexes {
         if let Some(attempt) = batch.running_attempt(index) {
             of_running.push((index, attempt));
         } else if let Some(past) = batch.pasts.get(&index)
             && !past.withheld
+            && past.since > now
         {
             due.push((index, past.since));
         }

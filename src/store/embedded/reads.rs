@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::scheduler::LiveBatch;
 use super::{Store, rows};
-use crate::base::clock::Timestamp;
+use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
 use crate::domain::attempt::PastAttempt;
 use crate::domain::batch::{Batch, BatchState};
@@ -159,8 +159,10 @@ impl Store {
             let past = live.and_then(|live| live.pasts.get(&index));
             (
                 running,
-                past.filter(|past| running.is_none() && !past.withheld)
-                    .map(|past| past.since),
+                past.filter(|past| {
+                    running.is_none() && !past.withheld && past.since > clock::now()
+                })
+                .map(|past| past.since),
             )
         };
         let view = self.0.readers.run(move |db, _| {
@@ -259,7 +261,7 @@ fn last_attempt(record: &Record, past: &[PastAttempt]) -> Option<PastAttempt> {
     Some(PastAttempt {
         number: past.last().map_or(1, |last| last.number + 1),
         started: Some(Timestamp(record.finished.0.saturating_sub(ran))),
-        ended: record.finished,
+        ended: Some(record.finished),
         next: None,
         error: record.ending.error().cloned(),
         worker: record.worker.clone(),

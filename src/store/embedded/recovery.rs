@@ -317,7 +317,7 @@ fn mark_crash(
     let error = ItemError::of(reason, told);
     let meta = AttemptMeta {
         error: Some(error),
-        started_ms: None,
+        started_ms: slot.began.map(|began| began.0),
         worker: "local".into(),
     };
     let number = slot.token.attempt;
@@ -327,7 +327,7 @@ fn mark_crash(
             item,
             number,
             kind,
-            ended: now,
+            ended: None,
             next: now,
             meta,
         },

@@ -117,7 +117,7 @@ impl Group<'_> {
                 item,
                 number,
                 kind,
-                ended,
+                ended: Some(ended),
                 next: ended,
                 meta,
             },

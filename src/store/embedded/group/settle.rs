@@ -168,7 +168,7 @@ impl Group<'_> {
             item,
             number: attempt,
             kind,
-            ended: self.now,
+            ended: Some(self.now),
             next: due,
             meta,
         };

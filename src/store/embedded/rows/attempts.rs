@@ -28,7 +28,8 @@ pub(crate) struct AttemptRow {
     pub(crate) item: ItemKey,
     pub(crate) number: u32,
     pub(crate) kind: AttemptKind,
-    pub(crate) ended: Timestamp,
+    /// When it ended; on disk 0 if that is not known.
+    pub(crate) ended: Option<Timestamp>,
     pub(crate) next: Timestamp,
     pub(crate) meta: AttemptMeta,
 }
@@ -41,7 +42,7 @@ pub(crate) fn insert_attempt(db: &Connection, row: &AttemptRow) -> Sql<()> {
             row.item.packed(),
             row.number,
             row.kind as u8,
-            row.ended.0,
+            row.ended.map_or(0, |ended| ended.0),
             row.next.0,
             codec::encode_attempt(&row.meta),
         ])?;
@@ -102,7 +103,10 @@ fn read_attempt(row: &Row<'_>) -> Sql<AttemptRow> {
         item: ItemKey::unpack(row.get(0)?).ok_or_else(|| damaged(0, "item of an attempt"))?,
         number: row.get(1)?,
         kind,
-        ended: Timestamp(row.get(3)?),
+        // Deaths of the server were once written down with the time of the next start.
+        ended: Some(row.get(3)?)
+            .filter(|&ended| ended != 0 && kind != AttemptKind::Crashed)
+            .map(Timestamp),
         next: Timestamp(row.get(4)?),
         meta: codec::decode_attempt(row.get_ref(5)?.as_blob()?)
             .map_err(|_| damaged(5, "error of an attempt"))?,

@@ -9,7 +9,7 @@ use super::batches::{BATCH_COLUMNS, read_batch};
 use super::{Sql, at, attempts_of_item, batch, cached, client_ids, is_corrupt, result_of};
 use crate::base::clock::Timestamp;
 use crate::base::limits;
-use crate::domain::attempt::ItemError;
+use crate::domain::attempt::{ItemError, UnderWay};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::item::{Ending, ItemState, TerminalState};
@@ -22,7 +22,7 @@ const FRAME_BYTES: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// The attempts under way, by item.
-    pub(crate) running: HashMap<u32, u32>,
+    pub(crate) running: HashMap<u32, UnderWay>,
     /// When items are due that wait for another attempt.
     pub(crate) due: HashMap<u32, Timestamp>,
     /// If only such are asked for: items without a result, and the first index that was not looked at.

@@ -14,6 +14,7 @@ use super::bitmap::Bitmap;
 use super::turns::Place;
 use crate::base::clock::Timestamp;
 use crate::base::limits;
+use crate::domain::attempt::UnderWay;
 use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::failures::Failures;
 use crate::domain::ids::Sequence;
@@ -47,8 +48,8 @@ pub(crate) struct Past {
 /// Who holds an item now.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveLease {
-    /// The number of the attempt.
-    pub(crate) attempt: u32,
+    /// The attempt.
+    pub(crate) attempt: UnderWay,
     /// The fence.
     pub(crate) nonce: u128,
     /// Asks the holder to stop; a child of the batch's token.
@@ -87,7 +88,7 @@ pub(crate) struct LiveBatch {
     /// Live leases by item.
     pub(crate) leases: HashMap<u32, LiveLease>,
     /// Attempts by item whose end is staged and not durable yet: they still run for whoever asks.
-    pub(crate) ending: HashMap<u32, u32>,
+    pub(crate) ending: HashMap<u32, UnderWay>,
     /// Items with a past that are not terminal.
     pub(crate) pasts: HashMap<u32, Past>,
     /// The ids of its items while it is open.
@@ -181,8 +182,8 @@ impl LiveBatch {
         }
     }
 
-    /// The number of the attempt of `index` that runs as far as is durable.
-    pub(crate) fn running_attempt(&self, index: u32) -> Option<u32> {
+    /// The attempt of `index` that runs as far as is durable.
+    pub(crate) fn running_attempt(&self, index: u32) -> Option<UnderWay> {
         let lease = self.leases.get(&index).map(|lease| lease.attempt);
         lease.or_else(|| self.ending.get(&index).copied())
     }

@@ -47,6 +47,7 @@ pub(crate) use self::load::{Load, Loads, Room};
 use self::marked::Marked;
 use self::rotation::Rotation;
 use crate::base::clock::Timestamp;
+use crate::domain::attempt::UnderWay;
 use crate::domain::batch::{Batch, BatchHead, BatchState, EndCause};
 use crate::domain::ids::{BatchNo, ItemKey, LeaseToken, QueueName, Sequence};
 use crate::domain::item::TerminalState;
@@ -256,7 +257,10 @@ impl Scheduler {
             };
             let stop = batch.stop.child_token();
             let lease = LiveLease {
-                attempt: token.attempt,
+                attempt: UnderWay {
+                    number: token.attempt,
+                    started: now,
+                },
                 nonce: token.nonce,
                 stop: stop.clone(),
                 cancelled: false,
