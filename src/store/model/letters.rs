@@ -80,6 +80,11 @@ impl Seen {
         }
     }
 
+    /// Whether it is a redrive that is not whole yet.
+    pub(super) fn may_grow_by_itself(&self) -> bool {
+        self.copies.as_ref().is_some_and(|copies| copies.open)
+    }
+
     /// Whether more letters of that batch may be copied into it.
     fn may_copy_from(&self, source: BatchNo) -> bool {
         let copies = self.copies.as_ref();
@@ -92,10 +97,15 @@ impl Told {
         let (LetterStep::RedriveAll { batch }
         | LetterStep::RedriveSome { batch, .. }
         | LetterStep::Purge { batch, .. }) = *step;
-        let Some(no) = self.pick(batch) else { return };
+        let with_letters = self.batches.keys().filter(|&&no| !self.dead(no).is_empty());
+        let with_letters: Vec<_> = with_letters.copied().collect();
+        if with_letters.is_empty() {
+            return;
+        }
+        let no = with_letters[usize::from(batch) % with_letters.len()];
         let dead = self.dead(no);
         let some = |first: u8, count: u8| -> Vec<_> {
-            let first = usize::from(first) % dead.len().max(1);
+            let first = usize::from(first) % dead.len();
             dead.iter()
                 .copied()
                 .skip(first)
@@ -105,10 +115,7 @@ impl Told {
         match *step {
             LetterStep::RedriveAll { .. } => self.redrive(no, Vec::new()).await,
             LetterStep::RedriveSome { first, count, .. } => {
-                let sequences = some(first, count);
-                if !sequences.is_empty() {
-                    self.redrive(no, sequences).await;
-                }
+                self.redrive(no, some(first, count)).await;
             }
             LetterStep::Purge { first, count, .. } => self.purge(no, &some(first, count)).await,
         }
@@ -152,10 +159,8 @@ impl Told {
                 sequences,
             },
         };
-        let none = self.dead(no).is_empty();
         match self.store.redrive(redrive).await {
             Ok(Created::New(batch)) => {
-                assert!(!none, "there was nothing to redrive");
                 assert!(batch.total > 0, "it has its first letter");
                 let copies = Copies {
                     source: no,
@@ -171,8 +176,8 @@ impl Told {
                 };
                 self.batches.insert(batch.head.no, seen);
             }
-            Err(StoreError::NoLetters) => assert!(none || self.is_copied_from(no)),
-            Err(refused) => self.assert_full(&refused),
+            Err(StoreError::NoLetters) => assert!(self.is_copied_from(no)),
+            Err(refused) => self.assert_full(&refused, 1),
             Ok(Created::Existing(batch)) => panic!("{batch:?} was there"),
         }
     }

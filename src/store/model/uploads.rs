@@ -119,7 +119,7 @@ impl Told {
             return None;
         }
         if let Err(full @ StoreError::Full(_)) = &appended {
-            self.assert_full(full);
+            self.assert_full(full, end - seen.total);
             return None;
         }
         assert!(appended.is_err() || appended == Ok(end), "{appended:?}");
