@@ -103,7 +103,15 @@ pub(crate) fn collect(
             break;
         };
         let behind = std::mem::replace(&mut copies.reached, place.sequence);
-        let letter = rows::letter(db, place)?;
+        let letter = match rows::letter(db, place) {
+            Ok(letter) => letter,
+            Err(error) if rows::is_corrupt(&error) => {
+                tracing::warn!(batch = %source.id, sequence = place.sequence.0, %error,
+                    "a dead letter cannot be read and is not redriven");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if letter.gone != Gone::No || !chosen.has(&letter.record) {
             continue;
         }

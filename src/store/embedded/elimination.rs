@@ -2,8 +2,9 @@
 //! so that only what cannot be done is refused.
 //!
 //! `SQLite` commits no transaction that has met a damaged page, whatever part of it did not need that
-//! page. What is refused here was not stored, and the server goes on with the rest: else each start
-//! would end where the last one did.
+//! page. So what can do without what it cannot read, such as the id of an item whose record is due, reads
+//! beside its transaction once damage is known. What is refused here was not stored, and the server goes
+//! on with the rest: else each start would end where the last one did.
 
 use super::chores::Chunks;
 use super::keeper::{Fatal, Keeper};
@@ -19,9 +20,16 @@ impl Keeper {
         now: Timestamp,
         error: &rusqlite::Error,
     ) -> Result<(), Fatal> {
+        let was_known = std::mem::replace(&mut self.met_damage, true);
+        self.read_beside();
+        if group.is_empty() && !was_known {
+            return self.commit(group, now, &mut || None);
+        }
         if group.is_empty() {
-            self.put_chore_off(error);
-            return Ok(());
+            return match self.put_chore_off(error) {
+                Some(end) => self.commit(vec![Operation::unanswered(end)], now, &mut || None),
+                None => Ok(()),
+            };
         }
         if self.apart {
             let operation = group.remove(0);
@@ -61,16 +69,20 @@ impl Keeper {
         Ok(())
     }
 
-    /// Leaves a chore to the next start, once it is known which one met the damage.
-    fn put_chore_off(&mut self, error: &rusqlite::Error) {
+    /// Leaves a chore to the next start, once it is known which one met the damage. A redrive ends with
+    /// what it has instead: its batch would stay open for ever. Answers what ends it.
+    fn put_chore_off(&mut self, error: &rusqlite::Error) -> Option<Request> {
         let Chunks { sweep, copy } = self.next_chunks();
-        self.met_damage = true;
-        let batch = match (sweep, copy) {
-            (Some(_), Some(_)) => return,
-            (Some(_), None) => self.chores.sweeps.pop_front(),
-            (None, _) => self.chores.copies.take_first(),
-        };
-        let batch = batch.map(|no| no.0);
-        tracing::error!(?batch, %error, "what is left to do for a batch met damage in the file");
+        if let Some((no, _)) = sweep {
+            self.chores.sweeps.pop_front();
+            tracing::error!(batch = no.0, %error,
+                "what is left to record of a batch met damage in the file and waits for the next start");
+            return None;
+        }
+        let (no, _) = copy?;
+        self.chores.copies.take_first();
+        tracing::error!(batch = no.0, %error,
+            "a redrive met damage in the file and ends with what it has");
+        Some(Request::EndRedrive(no))
     }
 }

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint;
 use super::chores::{Chores, Chunks, Left};
 use super::disk::{Disk, Room};
-use super::group::{Admission, Applied, Effects, Group, Keeping, Refusal, Removed};
+use super::group::{Admission, Applied, Connections, Effects, Group, Keeping, Refusal, Removed};
 use super::operation::{Answer, Operation, Request};
 use super::rows;
 use super::scheduler::LiveBatch;
-use super::schema;
+use super::schema::{self, Role};
 use super::{Shared, StoreOptions};
 use crate::base::clock::{self, Timestamp};
 use crate::base::limits;
@@ -35,6 +35,8 @@ pub(crate) struct Keeper {
     shared: Arc<Shared>,
     disk: Disk,
     pub(super) chores: Chores,
+    /// Reads beside a transaction that must not meet damage; opened once some is known.
+    beside: Option<Connection>,
     /// Bytes of dead letters' items that the last transaction copied.
     copied_bytes: usize,
     /// Batches that cannot be removed, because they are damaged; tried again after a start.
@@ -43,7 +45,7 @@ pub(crate) struct Keeper {
     removing: Option<BatchNo>,
     /// Whether operations are committed one by one, without chores.
     pub(super) apart: bool,
-    /// Whether a group met damage: from then on chores go one at a time.
+    /// Whether a group met damage: from then on chores go one at a time, and read beside.
     pub(super) met_damage: bool,
     /// Since when the ballast is given up, or was last asked for.
     disk_full_since: Option<Instant>,
@@ -70,6 +72,7 @@ impl Keeper {
         Self {
             db,
             shared,
+            beside: None,
             disk: Disk::new(&options.data_dir, options.reserve),
             chores,
             copied_bytes: 0,
@@ -196,6 +199,19 @@ impl Keeper {
         }
     }
 
+    /// Notes that a group met damage: what reads for a transaction from then on, where it is alone in
+    /// it, does so beside it, because a transaction that met a damaged page cannot commit.
+    pub(super) fn read_beside(&mut self) {
+        if self.beside.is_none() {
+            let opened = schema::connect(&self.shared.dir.database(), Role::Reader);
+            self.beside = opened
+                .inspect_err(
+                    |error| tracing::warn!(%error, "the damaged file cannot be opened again"),
+                )
+                .ok();
+        }
+    }
+
     /// A group met damage that removes something: what it was removing is left where it is.
     pub(super) fn note_damage(&mut self, error: &rusqlite::Error) {
         let batch = self.removing.take();
@@ -251,8 +267,15 @@ impl Keeper {
             retention: self.shared.retention,
             unremovable: &self.unremovable,
         };
-        let mut staged = Group::new(&self.db, &self.shared.scheduler, now, admission, keeping);
         let mut chunks = self.next_chunks();
+        let chores = usize::from(chunks.sweep.is_some()) + usize::from(chunks.copy.is_some());
+        let parts = chores + group.len();
+        let connections = Connections {
+            db: &self.db,
+            // What earlier parts of the transaction wrote is not seen there.
+            beside: self.beside.as_ref().filter(|_| parts == 1),
+        };
+        let mut staged = Group::new(connections, &self.shared.scheduler, now, admission, keeping);
         let outcome = stage_all(&mut staged, group, &mut chunks).and_then(|outcomes| {
             self.db
                 .prepare_cached("COMMIT")?

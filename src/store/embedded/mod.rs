@@ -16,6 +16,8 @@ mod codec;
 mod copies;
 #[cfg(test)]
 mod damage;
+#[cfg(test)]
+mod damaged_pages;
 mod data_dir;
 mod disk;
 mod elimination;

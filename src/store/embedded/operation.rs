@@ -56,6 +56,8 @@ pub(crate) enum Request {
     },
     /// Runs dead letters again, in a new batch.
     Redrive(Box<Redrive>),
+    /// Ends a redrive whose next letters cannot be read.
+    EndRedrive(BatchNo),
     /// Takes dead letters off the list.
     Purge(Vec<LetterPlace>),
 }
@@ -131,6 +133,7 @@ impl Request {
             | Self::Pause { .. }
             | Self::PauseQueue { .. }
             | Self::Cancel { .. }
+            | Self::EndRedrive(_)
             | Self::Purge(_) => 0,
             // What its first chunk may copy.
             Self::Redrive(_) => limits::REDRIVE_BYTES_MAX,

@@ -202,7 +202,12 @@ mod tests {
                 unremovable: &self.unremovable,
             };
             let admission = self.admission();
-            let mut group = Group::new(&self.db, &self.scheduler, clock::now(), admission, keeping);
+            let connections = crate::store::embedded::group::Connections {
+                db: &self.db,
+                beside: None,
+            };
+            let now = clock::now();
+            let mut group = Group::new(connections, &self.scheduler, now, admission, keeping);
             let answer = group.stage(request).map_err(|refusal| match refusal {
                 Refusal::Refused(refused) => refused,
                 Refusal::Failed(error) => panic!("{error}"),

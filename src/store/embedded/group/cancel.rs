@@ -83,7 +83,7 @@ impl Group<'_> {
                 }
                 Fate::NeverStarted => {
                     counts.never_started += 1;
-                    let id = rows::client_ids(self.db, no, index, index + 1)?.remove(0);
+                    let id = rows::client_ids(self.reading(), no, index, index + 1)?.remove(0);
                     let error = ItemError::of(Reason::ITEM_CANCELLED, "cancelled before it ran");
                     self.end_unattempted(item, id, Ending::Cancelled(error))?;
                 }

@@ -39,6 +39,7 @@ use crate::store::StoreError;
 /// A group being staged.
 pub(crate) struct Group<'a> {
     db: &'a Connection,
+    beside: Option<&'a Connection>,
     scheduler: &'a Mutex<Scheduler>,
     now: Timestamp,
     admission: Admission<'a>,
@@ -48,6 +49,15 @@ pub(crate) struct Group<'a> {
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
+}
+
+/// What a group works with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connections<'a> {
+    /// What has begun the transaction.
+    pub(crate) db: &'a Connection,
+    /// What the group's only part reads with instead, if some of the file is known to be damaged.
+    pub(crate) beside: Option<&'a Connection>,
 }
 
 /// A batch before the group touched it.
@@ -94,9 +104,9 @@ impl From<StoreError> for Refusal {
 }
 
 impl<'a> Group<'a> {
-    /// An empty group. The caller has begun a transaction on `db`.
+    /// An empty group.
     pub(crate) fn new(
-        db: &'a Connection,
+        Connections { db, beside }: Connections<'a>,
         scheduler: &'a Mutex<Scheduler>,
         now: Timestamp,
         admission: Admission<'a>,
@@ -105,6 +115,7 @@ impl<'a> Group<'a> {
         let (undo, touched, effects) = (Vec::new(), BTreeMap::new(), Effects::default());
         Self {
             db,
+            beside,
             scheduler,
             now,
             admission,
@@ -114,6 +125,12 @@ impl<'a> Group<'a> {
             touched,
             effects,
         }
+    }
+
+    /// What may meet damage without harm to the transaction, if some is known. It sees nothing that the
+    /// group has written: only for what was there before.
+    pub(super) fn reading(&self) -> &'a Connection {
+        self.beside.unwrap_or(self.db)
     }
 
     /// Checks and stages one operation.
@@ -162,6 +179,10 @@ impl<'a> Group<'a> {
             Request::Redrive(redrive) => self
                 .redrive(redrive)
                 .map(|created| Answer::Created(Box::new(created))),
+            Request::EndRedrive(batch) => {
+                self.end_redrive(*batch)?;
+                Ok(Answer::Done)
+            }
             Request::Purge(letters) => {
                 let purged = self.purge(letters)?;
                 Ok(Answer::Purged(purged))

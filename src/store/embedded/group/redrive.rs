@@ -83,7 +83,7 @@ impl Group<'_> {
         span: (Sequence, Sequence),
     ) -> rusqlite::Result<Copies> {
         let reach = CopyReach::chunk(self.admission.limits, self.room(&source.tenant));
-        let copies = copies::collect(self.db, source, chosen, span, reach)?;
+        let copies = copies::collect(self.reading(), source, chosen, span, reach)?;
         if let Some(full) = &copies.oversized {
             tracing::warn!(batch = %source.id, limit = %full.setting(),
                 "dead letters that are larger than a limit are not redriven");
@@ -138,15 +138,8 @@ impl Group<'_> {
                 }
             }
         };
-        let next = self.next_copies(no).or_else(|error| {
-            if !rows::is_corrupt(&error) {
-                return Err(error);
-            }
-            tracing::error!(batch = %id, %error, "a redrive ends early: the store is damaged");
-            Ok(None)
-        })?;
         let mut left = Left::Nothing;
-        if let Some((copies, all)) = next {
+        if let Some((copies, all)) = self.next_copies(no)? {
             self.append_copies(&id, (no, first), &copies)?;
             left = all;
             if left != Left::Nothing {
@@ -154,13 +147,20 @@ impl Group<'_> {
             }
         }
         if left == Left::Nothing {
-            rows::end_redrive(self.db, no)?;
-            if let Some(batch) = self.touch(&mut lock(self.scheduler), no) {
-                let sealed = batch.state.apply(BatchEvent::Sealed);
-                batch.state = sealed.expect("it was open");
-            }
+            self.end_redrive(no)?;
         }
         Ok(left)
+    }
+
+    /// Seals a redrive's batch with what it has; what is not copied stays a dead letter.
+    pub(crate) fn end_redrive(&mut self, no: BatchNo) -> rusqlite::Result<()> {
+        rows::end_redrive(self.db, no)?;
+        if let Some(batch) = self.touch(&mut lock(self.scheduler), no)
+            && let Ok(sealed) = batch.state.apply(BatchEvent::Sealed)
+        {
+            batch.state = sealed;
+        }
+        Ok(())
     }
 
     /// The next chunk of a redrive, and what is left behind it. `None` if its source is gone.

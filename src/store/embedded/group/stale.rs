@@ -28,7 +28,7 @@ impl Group<'_> {
                 Meeting::Nothing => rows::remove_time(self.db, time)?,
                 Meeting::Waits => {
                     let ItemKey { batch, index } = time.item;
-                    let id = rows::client_ids(self.db, batch, index, index + 1)?.remove(0);
+                    let id = rows::client_ids(self.reading(), batch, index, index + 1)?.remove(0);
                     let told = "its time was over while it waited";
                     self.end_unattempted(time.item, id, time.kind.ending(told))?;
                     rows::remove_time(self.db, time)?;
@@ -76,7 +76,7 @@ impl Group<'_> {
             .batch(no)
             .is_none_or(|batch| batch.is_terminal(index));
         if !is_over {
-            let id = rows::client_ids(self.db, no, index, index + 1)?.remove(0);
+            let id = rows::client_ids(self.reading(), no, index, index + 1)?.remove(0);
             self.end_unattempted(item, id, unknown_outcome())?;
         }
         Ok(())
