@@ -255,6 +255,10 @@ pub const TRIM_ROWS_MAX: usize = 2000;
 /// Bytes of inputs and outputs that one transaction removes: a row of 3 MiB has hundreds of pages.
 pub const TRIM_BYTES_MAX: usize = 4 << 20;
 
+/// Batches and items' times that are let be because they met damage. Each look for others reads past
+/// them; with more than that the file is past help.
+pub const AVOIDED_MAX: usize = 10_000;
+
 /// Expired batches that one transaction takes off the books.
 pub const TRIM_BATCHES_MAX: usize = 500;
 

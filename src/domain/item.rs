@@ -104,7 +104,7 @@ impl ItemSpec {
 
 /// A limit of time that an item has of its own. The numbers are on disk and never change their
 /// meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ItemTime {
     /// When its first attempt must have begun.

@@ -1,5 +1,6 @@
 //! Damages pages of a store's file: what needs none of them goes on, and what does ends all the same.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,36 +40,45 @@ async fn create(store: &Store, new: NewBatch) -> Batch {
 
 /// Flips a bit in the head of a page behind the middle of a table or an index of a closed store.
 fn damage(dir: &Path, name: &str) {
+    damage_leaves(dir, name, |leaves| {
+        let late = (leaves.len() - 1) * 3 / 4;
+        late..late + 1
+    });
+}
+
+/// The same for some of its leaves.
+fn damage_leaves(dir: &Path, name: &str, which: impl Fn(&[usize]) -> Range<usize>) {
     let file = dir.join("sooner.db");
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name=?";
     let root: u32 = Connection::open(&file)
         .unwrap()
-        .query_row(
-            "SELECT rootpage FROM sqlite_schema WHERE name=?",
-            [name],
-            |row| row.get(0),
-        )
+        .query_row(sql, [name], |row| row.get(0))
         .unwrap();
     let mut bytes = std::fs::read(&file).unwrap();
-    let leaf = late_leaf(&bytes, usize::try_from(root).unwrap());
-    bytes[(leaf - 1) * PAGE_BYTES] ^= 4;
+    let mut leaves = Vec::new();
+    find_leaves(&bytes, root, &mut leaves);
+    assert!(leaves.len() > 1, "{name} has one page");
+    for &leaf in &leaves[which(&leaves)] {
+        bytes[(leaf - 1) * PAGE_BYTES] ^= 4;
+    }
     std::fs::write(&file, bytes).unwrap();
 }
 
-/// The leaf behind the middle beneath a page of a b-tree; the page itself if it is a leaf.
-fn late_leaf(bytes: &[u8], page: usize) -> usize {
-    let page_bytes = &bytes[(page - 1) * PAGE_BYTES..][..PAGE_BYTES];
-    let short = |at: usize| {
-        usize::from(u16::from_be_bytes(
-            page_bytes[at..][..2].try_into().unwrap(),
-        ))
-    };
-    if matches!(page_bytes[0], 10 | 13) {
-        return page;
+/// The leaves beneath a page of a b-tree, in order.
+fn find_leaves(bytes: &[u8], page: u32, leaves: &mut Vec<usize>) {
+    let number = usize::try_from(page).unwrap();
+    let page = &bytes[(number - 1) * PAGE_BYTES..][..PAGE_BYTES];
+    if matches!(page[0], 10 | 13) {
+        leaves.push(number);
+        return;
     }
-    let cells = short(3);
-    let cell = short(12 + 2 * (cells * 3 / 4));
-    let child = u32::from_be_bytes(page_bytes[cell..][..4].try_into().unwrap());
-    late_leaf(bytes, child.try_into().unwrap())
+    let short = |at: usize| usize::from(u16::from_be_bytes([page[at], page[at + 1]]));
+    let cells = (0..short(3)).map(|cell| short(12 + 2 * cell));
+    // The last child stands in the page's head.
+    for at in cells.chain([8]) {
+        let child = u32::from_be_bytes(page[at..][..4].try_into().unwrap());
+        find_leaves(bytes, child, leaves);
+    }
 }
 
 /// The batch with this id once it is as it should be.
@@ -208,4 +218,76 @@ async fn a_redrive_that_cannot_go_on_is_refused_or_ends_with_what_it_has() {
         assert!(!store.fatal().is_cancelled(), "{table}");
         store.close();
     }
+}
+
+// Each look began with the same damaged batches, and five hundred of them left room for no other.
+#[tokio::test]
+async fn what_has_expired_goes_although_five_hundred_before_it_cannot() {
+    const BATCHES: u32 = 1100;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    create(&store, new_batch(Some("b"), None, Content::Whole(items(1)))).await;
+    let leased = store.lease(&QueueName::default(), 1, 3).await.unwrap();
+    let end = LeaseEnd::Finish(Ending::Failed(failed()));
+    store
+        .settle(vec![settlement(&leased.leases[0], end)])
+        .await
+        .unwrap();
+    store.close();
+    let file = || Connection::open(dir.path().join("sooner.db")).unwrap();
+    let copies = (2..=BATCHES).map(|no| {
+        format!(
+            "UPDATE one SET id = {no}, public_id = 'b-{no}', expires_ms = expires_ms + 1;
+             INSERT INTO batches SELECT * FROM one;"
+        )
+    });
+    let copies = copies.collect::<String>();
+    let sql = format!(
+        "CREATE TEMP TABLE one AS SELECT * FROM batches; BEGIN; {copies} COMMIT;
+         PRAGMA wal_checkpoint(TRUNCATE);"
+    );
+    file().execute_batch(&sql).unwrap();
+    damage_leaves(dir.path(), "batches", |leaves| 0..leaves.len() / 2);
+    let store = open(&dir);
+    let left = || {
+        let sql =
+            "SELECT count(*) FROM batches INDEXED BY batches_expiry WHERE state IN (3, 5, 6, 7)";
+        file()
+            .query_row(sql, [], |row| row.get::<_, u32>(0))
+            .unwrap()
+    };
+    assert_eq!(left(), BATCHES);
+    let mut looks = 0;
+    while store.trim(Some(Timestamp(i64::MAX))).await.unwrap() {
+        looks += 1;
+        assert!(looks < BATCHES, "{} are left", left());
+    }
+    let left = left();
+    assert!((500..BATCHES - 300).contains(&left), "{left} are left");
+    assert!(!store.fatal().is_cancelled());
+    store.close();
+}
+
+#[tokio::test]
+async fn what_is_over_ends_although_the_times_of_others_are_damaged() {
+    const ITEMS: u32 = 1300;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let mut stale = items(ITEMS);
+    for item in &mut stale {
+        item.start_by = Some(Timestamp(1));
+    }
+    let batch = create(&store, new_batch(Some("b"), None, Content::Whole(stale))).await;
+    store.close();
+    damage_leaves(dir.path(), "item_times", |leaves| 1..leaves.len());
+    let store = open(&dir);
+    store.end_overdue().await.unwrap();
+    let batch = store.batch(&batch.head.name()).await.unwrap();
+    assert!(
+        (100..ITEMS).contains(&batch.tally.expired),
+        "{:?}",
+        batch.tally
+    );
+    assert!(!store.fatal().is_cancelled());
+    store.close();
 }

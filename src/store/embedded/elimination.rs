@@ -8,7 +8,7 @@
 
 use super::chores::Chunks;
 use super::keeper::{Fatal, Keeper};
-use super::operation::{Operation, Request};
+use super::operation::{Answer, Operation, Request};
 use crate::base::clock::Timestamp;
 use crate::store::StoreError;
 
@@ -60,8 +60,13 @@ impl Keeper {
             // A result that cannot be recorded is lost if anything goes on.
             return self.give_up(vec![operation], error);
         }
-        if request.is_removal() {
-            self.note_damage(error);
+        let is_look = matches!(request, Request::Trim { .. } | Request::EndStale);
+        if is_look || matches!(request, Request::Remove(_)) {
+            let more = self.avoid(error);
+            if is_look && more {
+                drop(operation.answer.send(Ok(Answer::Looked { more })));
+                return Ok(());
+            }
         } else {
             tracing::error!(%error, "an operation met damage in the file and is refused");
         }

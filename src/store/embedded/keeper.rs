@@ -1,6 +1,5 @@
 //! What the writer thread owns: the writing connection, and how a group is committed with it.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,12 +7,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
+use super::avoided::{Avoided, Snag};
 use super::checkpoint;
 use super::chores::{Chores, Chunks, Left};
 use super::disk::{Disk, Room};
 use super::group::{Admission, Applied, Connections, Effects, Group, Keeping, Refusal, Removed};
 use super::operation::{Answer, Operation, Request};
-use super::rows;
+use super::rows::{self, TimeRow};
 use super::scheduler::LiveBatch;
 use super::schema::{self, Role};
 use super::{Shared, StoreOptions};
@@ -39,10 +39,10 @@ pub(crate) struct Keeper {
     beside: Option<Connection>,
     /// Bytes of dead letters' items that the last transaction copied.
     copied_bytes: usize,
-    /// Batches that cannot be removed, because they are damaged; tried again after a start.
-    unremovable: BTreeSet<BatchNo>,
-    /// The batch whose rows were being removed when the last group failed.
-    removing: Option<BatchNo>,
+    /// What is let be until the next start, because it is damaged.
+    avoided: Avoided,
+    /// What the last group was at when it failed.
+    snag: Option<Snag>,
     /// Whether operations are committed one by one, without chores.
     pub(super) apart: bool,
     /// Whether a group met damage: from then on chores go one at a time, and read beside.
@@ -76,8 +76,8 @@ impl Keeper {
             disk: Disk::new(&options.data_dir, options.reserve),
             chores,
             copied_bytes: 0,
-            unremovable: BTreeSet::new(),
-            removing: None,
+            avoided: Avoided::default(),
+            snag: None,
             apart: false,
             met_damage: false,
             disk_full_since: None,
@@ -212,12 +212,23 @@ impl Keeper {
         }
     }
 
-    /// A group met damage that removes something: what it was removing is left where it is.
-    pub(super) fn note_damage(&mut self, error: &rusqlite::Error) {
-        let batch = self.removing.take();
-        self.unremovable.extend(batch);
-        let batch = batch.map(|no| no.0);
-        tracing::error!(?batch, %error, "what was to be removed is damaged and stays in the file");
+    /// Lets be from now on what the last group was at when it met damage. Answers whether others are
+    /// worth a look.
+    pub(super) fn avoid(&mut self, error: &rusqlite::Error) -> bool {
+        let snag = self.snag.take();
+        let is_new = snag.is_some_and(|snag| self.avoided.insert(snag));
+        match snag {
+            Some(Snag::Batch(no)) => {
+                tracing::error!(batch = no.0, %error,
+                    "a batch that was to be removed is damaged and stays in the file");
+            }
+            Some(Snag::Time(TimeRow { item, .. })) => {
+                tracing::error!(batch = item.batch.0, index = item.index, %error,
+                    "an item whose time is over cannot be ended: the file is damaged");
+            }
+            None => tracing::error!(%error, "a look at what is due met damage in the file"),
+        }
+        is_new
     }
 
     /// What is due between two transactions.
@@ -265,7 +276,7 @@ impl Keeper {
         };
         let keeping = Keeping {
             retention: self.shared.retention,
-            unremovable: &self.unremovable,
+            avoided: &self.avoided,
         };
         let mut chunks = self.next_chunks();
         let chores = usize::from(chunks.sweep.is_some()) + usize::from(chunks.copy.is_some());
@@ -299,7 +310,7 @@ impl Keeper {
                 Ok((outcomes, staged.into_effects()))
             }
             Err(error) => {
-                self.removing = staged.removing();
+                self.snag = staged.snag();
                 staged.take_back();
                 // SQLite rolls back by itself after most errors; then there is nothing to roll back.
                 drop(self.db.execute_batch("ROLLBACK"));

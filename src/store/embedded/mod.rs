@@ -8,6 +8,7 @@
 //!              recovery rebuilds it; checkpoint empties the log beside it all
 //! ```
 
+mod avoided;
 mod batch_columns;
 mod census;
 mod checkpoint;
@@ -381,8 +382,14 @@ impl Store {
             if !batches && !self.0.readers.run(is_due).await? {
                 return Ok(());
             }
+            if batches {
+                self.0.writer.ask(Request::EndOverdue).await?;
+            }
             // A chunk of items at most; others get their turn in between.
-            self.0.writer.ask(Request::EndOverdue).await?;
+            let stale = self.0.writer.ask(Request::EndStale).await?;
+            if !matches!(stale, Answer::Looked { more: true }) {
+                return Ok(());
+            }
         }
     }
 

@@ -29,8 +29,10 @@ pub(crate) enum Request {
         total: u32,
     },
     Settle(Vec<Settlement>),
-    /// Ends the batches whose time is over, and items whose own is.
+    /// Ends the batches whose time is over.
     EndOverdue,
+    /// Ends items whose own time is over, some of them.
+    EndStale,
     /// Ends an item that ran when the last process ended and runs at most once.
     EndInterrupted(ItemKey),
     /// Takes a batch that is over off the books.
@@ -71,8 +73,8 @@ pub(crate) enum Answer {
     Settled(Vec<Verdict>),
     Cancelled(CancelCounts),
     Purged(u32),
-    /// Whether more is to be removed.
-    Trimmed {
+    /// Whether there is more to remove, or to end.
+    Looked {
         more: bool,
     },
     Done,
@@ -95,11 +97,6 @@ impl Request {
             self,
             Self::Create(_) | Self::Append { .. } | Self::Redrive(_)
         )
-    }
-
-    /// Whether it removes batches: what is damaged may stand in its way.
-    pub(crate) fn is_removal(&self) -> bool {
-        matches!(self, Self::Remove(_) | Self::Trim { .. })
     }
 
     /// Whether it may as well come later, when there is room again.
@@ -128,6 +125,7 @@ impl Request {
             Self::Trim { .. } => 1 << 20,
             Self::Seal { .. }
             | Self::EndOverdue
+            | Self::EndStale
             | Self::EndInterrupted(_)
             | Self::Remove(_)
             | Self::Pause { .. }

@@ -27,7 +27,7 @@ impl Store {
             return Ok(false);
         }
         let trim = Request::Trim { expired_by };
-        let Answer::Trimmed { more } = self.0.writer.ask(trim).await? else {
+        let Answer::Looked { more } = self.0.writer.ask(trim).await? else {
             unreachable!("a trim is answered by whether more is left");
         };
         Ok(more)

@@ -147,7 +147,6 @@ impl Chunk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
 
     use rusqlite::Connection;
@@ -156,6 +155,7 @@ mod tests {
     use crate::base::clock;
     use crate::store::admission::Limits;
     use crate::store::conformance::new_batch;
+    use crate::store::embedded::avoided::Avoided;
     use crate::store::embedded::group::Admission;
     use crate::store::embedded::operation::{Answer, Request};
     use crate::store::embedded::scheduler::Scheduler;
@@ -169,7 +169,7 @@ mod tests {
         db: Connection,
         scheduler: Mutex<Scheduler>,
         limits: Limits,
-        unremovable: BTreeSet<BatchNo>,
+        avoided: Avoided,
         _dir: tempfile::TempDir,
     }
 
@@ -182,7 +182,7 @@ mod tests {
                 db: schema::connect(&path, Role::Writer).unwrap(),
                 scheduler: Mutex::default(),
                 limits: Limits::default(),
-                unremovable: BTreeSet::new(),
+                avoided: Avoided::default(),
                 _dir: dir,
             }
         }
@@ -199,7 +199,7 @@ mod tests {
             self.db.execute_batch("BEGIN IMMEDIATE").unwrap();
             let keeping = crate::store::embedded::group::Keeping {
                 retention: limits::RETENTION_DEFAULT,
-                unremovable: &self.unremovable,
+                avoided: &self.avoided,
             };
             let admission = self.admission();
             let connections = crate::store::embedded::group::Connections {

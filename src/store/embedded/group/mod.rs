@@ -25,6 +25,7 @@ use rusqlite::Connection;
 pub(crate) use self::admission::Admission;
 pub(crate) use self::effects::{Applied, Effects, Removed};
 pub(crate) use self::remove::Keeping;
+use super::avoided::Snag;
 use super::operation::{Answer, Request};
 use super::rows;
 use super::scheduler::{LiveBatch, Scheduler, Undo};
@@ -44,8 +45,8 @@ pub(crate) struct Group<'a> {
     now: Timestamp,
     admission: Admission<'a>,
     keeping: Keeping<'a>,
-    /// The batch whose rows are being removed.
-    removing: Option<BatchNo>,
+    /// What it is at that damage may be in the way of.
+    snag: Option<Snag>,
     undo: Vec<Undo>,
     touched: BTreeMap<BatchNo, Before>,
     effects: Effects,
@@ -120,7 +121,7 @@ impl<'a> Group<'a> {
             now,
             admission,
             keeping,
-            removing: None,
+            snag: None,
             undo,
             touched,
             effects,
@@ -153,8 +154,11 @@ impl<'a> Group<'a> {
             }
             Request::EndOverdue => {
                 self.end_overdue();
-                self.end_stale()?;
                 Ok(Answer::Done)
+            }
+            Request::EndStale => {
+                let more = self.end_stale()?;
+                Ok(Answer::Looked { more })
             }
             Request::EndInterrupted(item) => {
                 self.end_interrupted(*item)?;
@@ -166,7 +170,7 @@ impl<'a> Group<'a> {
             }
             Request::Trim { expired_by } => {
                 let more = self.trim(*expired_by)?;
-                Ok(Answer::Trimmed { more })
+                Ok(Answer::Looked { more })
             }
             Request::Pause { batch, pause } => {
                 let paused = self.pause(*batch, pause.as_ref());
@@ -257,9 +261,9 @@ impl<'a> Group<'a> {
         self.effects
     }
 
-    /// The batch whose removal has failed, if the group did because of that.
-    pub(crate) fn removing(&self) -> Option<BatchNo> {
-        self.removing
+    /// What has failed, if the group did because of that.
+    pub(crate) fn snag(&self) -> Option<Snag> {
+        self.snag
     }
 
     /// The group is not durable: takes everything back that it staged.

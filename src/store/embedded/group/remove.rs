@@ -1,6 +1,5 @@
 //! Staging the removal of batches: off the books at once, their rows in chunks.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Group, Refusal};
@@ -8,6 +7,7 @@ use crate::base::clock::Timestamp;
 use crate::base::limits;
 use crate::domain::ids::BatchNo;
 use crate::store::StoreError;
+use crate::store::embedded::avoided::{Avoided, Snag};
 use crate::store::embedded::rows;
 
 /// How long batches are kept, and which must be.
@@ -15,8 +15,8 @@ use crate::store::embedded::rows;
 pub(crate) struct Keeping<'a> {
     /// How long a batch stays that says nothing of its own.
     pub(crate) retention: Duration,
-    /// Batches that cannot be removed, because they are damaged.
-    pub(crate) unremovable: &'a BTreeSet<BatchNo>,
+    /// What is let be because it is damaged.
+    pub(crate) avoided: &'a Avoided,
 }
 
 impl Group<'_> {
@@ -37,40 +37,39 @@ impl Group<'_> {
     /// Takes off the books what has expired by then, if that is told, and removes some rows of what is
     /// off them. Answers whether more is left.
     pub(super) fn trim(&mut self, expired_by: Option<Timestamp>) -> Result<bool, Refusal> {
-        let most = limits::TRIM_BATCHES_MAX;
-        let expired = expired_by.map(|by| rows::expired(self.db, by, most));
-        let expired = expired.transpose()?;
-        let expired = expired.unwrap_or_default();
+        let (most, avoided) = (limits::TRIM_BATCHES_MAX, self.keeping.avoided);
+        let expired = expired_by.map(|by| rows::expired(self.db, by, avoided.reach(most)));
+        let mut expired = expired.transpose()?.unwrap_or_default();
+        expired.retain(|&no| !avoided.has(Snag::Batch(no)));
+        expired.truncate(most);
         let mut more = expired.len() == most;
         for no in expired {
-            if !self.keeping.unremovable.contains(&no) {
-                self.take_off(no)?;
-                self.effects.removed.expired += 1;
-            }
+            self.take_off(no)?;
+            self.effects.removed.expired += 1;
         }
         let mut budget = rows::Budget::new();
         let mut after = BatchNo(0);
         while let Some(no) = rows::next_removed(self.db, after)? {
             after = no;
-            if self.keeping.unremovable.contains(&no) {
+            if avoided.has(Snag::Batch(no)) {
                 continue;
             }
             if budget.is_spent() {
                 more = true;
                 break;
             }
-            self.removing = Some(no);
+            self.snag = Some(Snag::Batch(no));
             rows::remove_some(self.db, no, &mut budget)?;
-            self.removing = None;
+            self.snag = None;
         }
         self.effects.removed.records += budget.records;
         Ok(more || budget.is_spent())
     }
 
     fn take_off(&mut self, no: BatchNo) -> rusqlite::Result<()> {
-        self.removing = Some(no);
+        self.snag = Some(Snag::Batch(no));
         rows::remove_batch(self.db, no)?;
-        self.removing = None;
+        self.snag = None;
         // Who reads it learns that it is gone.
         self.effects.changed.push(no);
         Ok(())

@@ -5,6 +5,7 @@ use crate::base::limits;
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::ids::ItemKey;
 use crate::domain::item::{Ending, ItemTime};
+use crate::store::embedded::avoided::Snag;
 use crate::store::embedded::rows::{self, TimeRow};
 
 /// What a time that has come means for its item.
@@ -21,9 +22,15 @@ enum Meeting {
 
 impl Group<'_> {
     /// Looks at a chunk of the times that have come. Items that wait end there; nobody computes them.
-    pub(super) fn end_stale(&mut self) -> rusqlite::Result<()> {
-        let most = limits::ENDING_ITEMS_MAX as usize;
-        for time in rows::due_times(self.db, self.now, most)? {
+    /// Answers whether more is left.
+    pub(super) fn end_stale(&mut self) -> rusqlite::Result<bool> {
+        let (most, avoided) = (limits::ENDING_ITEMS_MAX as usize, self.keeping.avoided);
+        let mut due = rows::due_times(self.db, self.now, avoided.reach(most))?;
+        due.retain(|&time| !avoided.has(Snag::Time(time)));
+        due.truncate(most);
+        let more = due.len() == most;
+        for time in due {
+            self.snag = Some(Snag::Time(time));
             match self.meet(time) {
                 Meeting::Nothing => rows::remove_time(self.db, time)?,
                 Meeting::Waits => {
@@ -39,8 +46,9 @@ impl Group<'_> {
                 }
                 Meeting::ComesIn => {}
             }
+            self.snag = None;
         }
-        Ok(())
+        Ok(more)
     }
 
     fn meet(&self, TimeRow { item, kind }: TimeRow) -> Meeting {

@@ -8,7 +8,7 @@ use crate::domain::ids::ItemKey;
 use crate::domain::item::{ItemSpec, ItemTime};
 
 /// A time that has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TimeRow {
     pub(crate) item: ItemKey,
     pub(crate) kind: ItemTime,
