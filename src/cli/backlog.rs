@@ -27,6 +27,8 @@ pub(super) struct Backlog {
     read: u64,
     /// Items known to be durable.
     durable: u64,
+    /// Items that go into a message at most; `None` leaves them as they were read.
+    piece: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -66,18 +68,48 @@ impl Backlog {
 
     /// Takes the next items of the input.
     pub(super) fn push(&mut self, items: Vec<ItemSpec>) {
-        let message = StreamItems {
-            first_index: self.read,
-            items,
+        let first_index = self.read;
+        self.read += items.len() as u64;
+        self.keep(StreamItems { first_index, items }, false);
+    }
+
+    /// Keeps items, in messages that are small enough.
+    fn keep(&mut self, message: StreamItems, was_sent: bool) {
+        let piece = self.piece.unwrap_or(usize::MAX).max(1);
+        let mut first_index = message.first_index;
+        let mut rest = message.items;
+        while !rest.is_empty() {
+            let behind = rest.split_off(rest.len().min(piece));
+            let items = std::mem::replace(&mut rest, behind);
+            let count = items.len() as u64;
+            let message = StreamItems { first_index, items };
+            first_index += count;
+            let bytes = message.encoded_len();
+            self.bytes += bytes;
+            self.chunks.push_back(Chunk {
+                message,
+                bytes,
+                was_sent,
+            });
+        }
+    }
+
+    /// The first message that is not durable was too much at once: from now on all are half as long.
+    /// Answers false if it cannot be cut.
+    pub(super) fn cut(&mut self) -> bool {
+        let refused = self.chunks.iter().find(|chunk| chunk.end() > self.durable);
+        let Some(count) = refused.map(|chunk| chunk.message.items.len()) else {
+            return false;
         };
-        let bytes = message.encoded_len();
-        self.read += message.items.len() as u64;
-        self.bytes += bytes;
-        self.chunks.push_back(Chunk {
-            message,
-            bytes,
-            was_sent: false,
-        });
+        if count < 2 {
+            return false;
+        }
+        self.piece = Some(count / 2);
+        (self.bytes, self.sent) = (0, 0);
+        for chunk in std::mem::take(&mut self.chunks) {
+            self.keep(chunk.message, chunk.was_sent);
+        }
+        true
     }
 
     /// A new connection, on which the server says how many items it has. Everything kept will be
@@ -166,6 +198,25 @@ mod tests {
         backlog.confirm(6);
         assert!(backlog.is_durable());
         assert!(!backlog.begin_again(5), "confirmed items are gone");
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_is_cut_and_what_follows_too() {
+        let mut backlog = Backlog::default();
+        backlog.push(items(3));
+        backlog.push(items(8));
+        sent(&mut backlog);
+        backlog.confirm(3);
+        assert!(backlog.cut());
+        backlog.push(items(5));
+        assert!(backlog.begin_again(3));
+        assert_eq!(sent(&mut backlog), [(3, 4), (7, 4), (11, 4), (15, 1)]);
+        assert!(backlog.cut() && backlog.cut());
+        assert!(backlog.begin_again(14));
+        assert_eq!(sent(&mut backlog), [(14, 1), (15, 1)]);
+        assert!(!backlog.cut(), "an item is no further to be cut");
+        backlog.confirm(16);
+        assert!(backlog.is_durable() && backlog.bytes == 0);
     }
 
     #[test]

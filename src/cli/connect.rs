@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::exit::{Exit, Failure};
 use super::refusal::{self, Trouble};
+use super::room::Room;
 use super::tell;
 use crate::base::{clock, entropy, limits};
 use crate::config::parse_duration;
@@ -63,7 +64,8 @@ pub(super) struct ServerArguments {
     )]
     server: String,
 
-    /// How long to try again while the server cannot be reached [default: 3s, or 10m once it was]
+    /// How long to try again while the server cannot be reached or, for new work, has no room
+    /// [default: 10m, or 3s for one that was never reached]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     retry_for: Option<Duration>,
 
@@ -101,6 +103,8 @@ pub(super) struct Patience {
     /// When the trouble began that is not over yet.
     since: Option<Instant>,
     tries: u32,
+    /// How long the server has had no room: that is not over once it answers.
+    pub(super) room: Room,
 }
 
 impl ServerArguments {
@@ -166,6 +170,7 @@ impl Remote {
             reached: Arc::clone(&self.reached),
             since: None,
             tries: 0,
+            room: Room::waited_for(self.retry_for.unwrap_or(RESTART_MAX)),
         }
     }
 
@@ -262,8 +267,14 @@ const fn largest() -> usize {
 }
 
 impl Patience {
-    /// The server has answered: trouble, if there was any, is over.
+    /// The work has gone on: trouble, if there was any, is over.
     pub(super) fn reward(&mut self) {
+        self.answered();
+        self.room.came();
+    }
+
+    /// The server has answered, which says nothing about whether it has room.
+    pub(super) fn answered(&mut self) {
         self.reached.store(true, Ordering::Relaxed);
         self.since = None;
         self.tries = 0;
@@ -274,6 +285,16 @@ impl Patience {
     pub(super) async fn bear(&mut self, trouble: Trouble) -> Result<(), Failure> {
         if !trouble.may_pass() {
             return Err(refusal::failure(&trouble, &self.url));
+        }
+        if let Some((reason, why)) = trouble.lack_of_room() {
+            self.reached.store(true, Ordering::Relaxed);
+            let wait = self.backoff().max(trouble.retry_delay());
+            if let Some(line) = self.room.none(&reason, why) {
+                tell(&line);
+            }
+            self.room.check(wait)?;
+            tokio::time::sleep(wait).await;
+            return Ok(());
         }
         let now = clock::instant();
         let reached = self.reached.load(Ordering::Relaxed);

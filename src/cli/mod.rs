@@ -23,6 +23,7 @@ mod progress;
 mod queue;
 mod refusal;
 mod resume;
+mod room;
 mod run;
 mod serve;
 mod shown;

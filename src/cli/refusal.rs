@@ -65,6 +65,30 @@ impl Trouble {
         }
     }
 
+    /// Why there is no room for it now, as a reason and in words, if that is all that is wrong.
+    pub(super) fn lack_of_room(&self) -> Option<(String, &str)> {
+        let Self::Refused(status) = self else {
+            return None;
+        };
+        let may_come = status.code() == Code::ResourceExhausted && self.may_pass();
+        Some((reason(status).filter(|_| may_come)?, status.message()))
+    }
+
+    /// Whether what came was more at once than may ever be accepted and not over; a smaller piece of it
+    /// may have room.
+    pub(super) fn is_too_much_at_once(&self) -> bool {
+        let Self::Refused(status) = self else {
+            return false;
+        };
+        let details = status.get_error_details();
+        let Some(info) = details.error_info() else {
+            return false;
+        };
+        let limit = info.metadata.get("limit").map_or("", String::as_str);
+        let is_of_items = limit.ends_with(".queued_items") || limit.ends_with(".queued_bytes");
+        is_of_items && !self.may_pass()
+    }
+
     /// How long the server asks to wait at least.
     pub(super) fn retry_delay(&self) -> Duration {
         match self {
@@ -139,11 +163,15 @@ pub(super) fn failure(trouble: &Trouble, url: &str) -> Failure {
         message.push_str("\n  ");
         message.push_str(&violation);
     }
-    if let Some(hint) = hint(&reason) {
-        message.push_str("\nhint: ");
-        message.push_str(hint);
+    hinted(Failure::new(exit(status.code(), &reason), message), &reason)
+}
+
+/// The same, with what a person can do about it.
+pub(super) fn hinted(failure: Failure, reason: &str) -> Failure {
+    match hint(reason) {
+        Some(hint) => failure.and(&format!("hint: {hint}")),
+        None => failure,
     }
-    Failure::new(exit(status.code(), &reason), message)
 }
 
 /// A status that sooner did not make.

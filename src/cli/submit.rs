@@ -122,9 +122,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             let problem = "there is no item in the input; nothing was submitted";
             return Err(Failure::new(Exit::Usage, problem));
         }
-        if !quiet {
-            tell(&format!("batch {}", upload.start.batch_id));
-        }
+        upload.announces = !quiet;
         bring(&remote, upload, sink).await
     };
     match until_signal(work) {
@@ -138,7 +136,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         // Nothing is there to go on with, or what is there is not ours.
         Err(failure)
-            if position.stage.durable() == 0
+            if !position.stage.is_accepted()
+                || (position.stage.durable() == 0 && failure.exit != Exit::Exhausted)
                 || (failure.exit == Exit::Conflict && !position.stage.was_sealed()) =>
         {
             Err(failure)
@@ -202,6 +201,12 @@ impl Position {
     /// How to go on, in one line.
     fn go_on(&self, arguments: &Arguments) -> String {
         let (id, server) = (&self.id, arguments.server.flags());
+        let times = arguments.options.fixed_times();
+        if !self.stage.is_accepted() {
+            return format!(
+                "the server has not said that it has the batch; the same command on the same input with --batch-id {id}{times} goes on if it has"
+            );
+        }
         if self.stage.is_sealed() {
             let after = self.cursor.after();
             return format!(
@@ -213,7 +218,7 @@ impl Position {
                 "batch {id} had all its items before; choose another --batch-id, or read it: sooner watch {id}{server}"
             );
         }
-        let (items, times) = (self.stage.durable(), arguments.options.fixed_times());
+        let items = self.stage.durable();
         format!(
             "batch {id} has the first {items} items and takes more for an hour; to go on, give the same command on the same input with --batch-id {id}{times}"
         )

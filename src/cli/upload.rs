@@ -22,12 +22,18 @@ use crate::wire::{
 /// How far an upload is, for whoever must tell when it is cut short.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
+    accepted: AtomicBool,
     durable: AtomicU64,
     sealed: AtomicBool,
     was_sealed: AtomicBool,
 }
 
 impl Stage {
+    /// Whether the server has said that it has the batch.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Acquire)
+    }
+
     /// Items that the server has.
     pub(super) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
@@ -71,6 +77,8 @@ pub(super) struct Upload<'a> {
     pub(super) until: Until,
     pub(super) source: Source,
     pub(super) stage: &'a Stage,
+    /// Whether the batch is told once the server has it.
+    pub(super) announces: bool,
     backlog: Backlog,
     /// The batch, once the server has named it.
     uid: String,
@@ -120,6 +128,7 @@ impl<'a> Upload<'a> {
             until,
             source,
             stage,
+            announces: true,
             backlog: Backlog::default(),
             uid: String::new(),
             input: None,
@@ -166,8 +175,12 @@ impl<'a> Upload<'a> {
                 }
                 return Ok(Uploaded::EndedEarly(std::mem::take(&mut self.uid)));
             }
+            if trouble.is_too_much_at_once() && self.backlog.cut() {
+                continue;
+            }
             // Only then is it the first message that is not durable that was refused.
             let at_fault = trouble.place_in_message().filter(|_| !self.was_there);
+            let at_fault = at_fault.or(trouble.is_too_much_at_once().then_some(0));
             patience.bear(trouble).await.map_err(|failure| {
                 match at_fault.and_then(|place| self.backlog.index_of(place)) {
                     Some(index) => failure.and(&format!("  in item {index} of the input, from 0")),
@@ -200,8 +213,8 @@ impl<'a> Upload<'a> {
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer?.ok_or_else(Trouble::cut_short)?;
-                    patience.reward();
-                    if let Some(uploaded) = self.take(answer, sink).await? {
+                    patience.answered();
+                    if let Some(uploaded) = self.take(answer, sink, patience).await? {
                         return Ok(uploaded);
                     }
                 }
@@ -217,6 +230,9 @@ impl<'a> Upload<'a> {
                         Asked::Finish(StreamFinish { total_items })
                     };
                     permit.send(asked(message));
+                }
+                line = patience.room.lasts() => {
+                    sink.progress.say(&line.map_err(Break::Failure)?);
                 }
                 () = self.take_in(), if self.input.is_none() && self.backlog.has_room() => {}
             }
@@ -254,10 +270,19 @@ impl<'a> Upload<'a> {
         &mut self,
         answer: StreamBatchResponse,
         sink: &mut Sink,
+        patience: &mut Patience,
     ) -> Result<Option<Uploaded>, Break> {
         match answer.message {
-            Some(Said::Accepted(accepted)) => self.accepted(accepted)?,
+            Some(Said::Accepted(accepted)) => self.accepted(accepted, sink)?,
             Some(Said::Ack(durable)) => {
+                if durable.accepted_items > self.stage.durable() || durable.sealed {
+                    patience.room.came();
+                }
+                if let Some(wait) = &durable.waiting
+                    && let Some(line) = patience.room.none(&wait.reason, &wait.message)
+                {
+                    sink.progress.say(&line);
+                }
                 self.backlog.confirm(durable.accepted_items);
                 self.note(durable.accepted_items);
                 if durable.sealed && self.leg == Leg::Finished {
@@ -298,8 +323,12 @@ impl<'a> Upload<'a> {
         Ok(None)
     }
 
-    fn accepted(&mut self, accepted: StreamAccepted) -> Result<(), Break> {
+    fn accepted(&mut self, accepted: StreamAccepted, sink: &Sink) -> Result<(), Break> {
         let is_first = self.uid.is_empty();
+        self.stage.accepted.store(true, Ordering::Release);
+        if is_first && self.announces {
+            sink.progress.say(&format!("batch {}", accepted.batch_id));
+        }
         let lost = |what: &str| {
             let id = &accepted.batch_id;
             let message = format!("the server has lost {what} of batch {id}; was it restored?");

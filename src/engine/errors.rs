@@ -65,17 +65,25 @@ impl From<StoreError> for Error {
 
 /// A limit of what may be accepted and not over is reached.
 fn limited(full: &Full) -> Error {
-    let reason = match full.tenant {
-        Some(_) => "QUOTA",
-        None => "QUEUE_FULL",
-    };
-    let message = format!("{full}; nothing was stored");
-    let error = Error::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting());
+    let error = no_room(full, format!("{full}; nothing was stored"));
     if full.never {
         error.with(Error::RETRY, "never")
     } else {
         error
     }
+}
+
+/// The same for whoever waits until there is room.
+pub(super) fn waiting_for_room(full: &Full) -> Error {
+    no_room(full, full.to_string())
+}
+
+fn no_room(full: &Full, message: String) -> Error {
+    let reason = match full.tenant {
+        Some(_) => "QUOTA",
+        None => "QUEUE_FULL",
+    };
+    Error::new(ErrorKind::Exhausted, reason, message).with("limit", full.setting())
 }
 
 /// A key names a batch that is not the one submitted.

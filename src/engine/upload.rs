@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::errors::waiting_for_room;
 use super::feed::{check_cursor, cursor_ahead};
 use super::submission::parsed;
 use super::uploads::Attachment;
@@ -78,6 +80,8 @@ pub struct Upload {
     created: bool,
     accepted: AtomicU32,
     attachment: Attachment,
+    /// What there is no room for now, while an append waits for it.
+    no_room: watch::Sender<Option<Error>>,
 }
 
 /// Why items were not appended. Nothing of them was.
@@ -130,6 +134,7 @@ impl Engine {
             batch,
             created,
             attachment,
+            no_room: watch::Sender::new(None),
         })
     }
 
@@ -187,6 +192,11 @@ impl Upload {
         self.created
     }
 
+    /// Why items that come are not appended, while [`append`](Self::append) waits for room.
+    pub fn no_room(&self) -> watch::Receiver<Option<Error>> {
+        self.no_room.subscribe()
+    }
+
     /// Fires when another caller goes on with the upload.
     pub fn superseded(&self) -> CancellationToken {
         self.attachment.superseded()
@@ -223,12 +233,14 @@ impl Upload {
                     (first, items) = (accepted, Arc::unwrap_or_clone(rest));
                 }
                 Err(StoreError::Full(full)) if !full.never => {
+                    self.tell_room(Some(waiting_for_room(&full)));
                     self.room(&rest).await?;
                     (first, items) = (accepted, Arc::unwrap_or_clone(rest));
                 }
                 total => {
                     let total = total?;
                     self.accepted.store(total, Ordering::Relaxed);
+                    self.tell_room(None);
                     self.attachment.went_on();
                     return Ok(total);
                 }
@@ -270,6 +282,17 @@ impl Upload {
             }
         }
         Ok(())
+    }
+
+    /// Notes whether there is no room, and for what when the wait begins.
+    fn tell_room(&self, no_room: Option<Error>) {
+        self.no_room.send_if_modified(|told| {
+            let is_news = told.is_some() != no_room.is_some();
+            if is_news {
+                *told = no_room;
+            }
+            is_news
+        });
     }
 
     fn check_may_go_on(&self) -> Result<()> {

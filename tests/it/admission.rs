@@ -114,6 +114,12 @@ async fn an_upload_waits_for_room_while_its_results_come() {
     }
     upload.finish(3).await;
     upload.durable(2).await;
+    let (reason, message) = upload.waits_for_room().await;
+    assert_eq!(reason, "QUEUE_FULL");
+    assert_eq!(
+        message,
+        "there would be more than 2 items without a result, the limit"
+    );
     let running = gates.arrival("a").await;
     let refused = client.create("other", vec![gates.free_item("x")]).await;
     assert_refused(&refused.unwrap_err(), "QUEUE_FULL", "limits.queued_items");

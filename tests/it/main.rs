@@ -22,6 +22,7 @@ mod cli_get;
 mod cli_input;
 mod cli_list;
 mod cli_pause;
+mod cli_room;
 mod cli_submit;
 mod cli_watch;
 mod connections;

@@ -14,6 +14,7 @@ use crate::domain::item::{Ending, ItemSpec, ItemState, Record, TerminalState};
 use crate::domain::payload::{Body, Payload};
 use crate::domain::retry::RetrySettings;
 use crate::engine::{ItemDetails, ItemView, LOCAL_WORKER, Order, QueueDetails};
+use crate::error::Error;
 use crate::wire;
 
 /// A batch as it stands.
@@ -158,6 +159,14 @@ pub(crate) fn queue(queue: QueueDetails) -> wire::Queue {
         open_batches: queue.batches,
         pending_items: queue.pending,
         running_items: queue.running,
+    }
+}
+
+/// Why an upload waits for room.
+pub(crate) fn no_room(why: &Error) -> wire::Waiting {
+    wire::Waiting {
+        reason: why.reason().to_owned(),
+        message: why.message().to_owned(),
     }
 }
 

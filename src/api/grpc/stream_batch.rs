@@ -91,6 +91,7 @@ impl BatchApi {
             created: upload.is_new(),
             sealed,
         };
+        let no_room = upload.no_room();
         let mut headers = Response::new(());
         batch_headers(&mut headers, &batch.head, upload.is_new());
         let gone = CancellationToken::new();
@@ -128,7 +129,7 @@ impl BatchApi {
                 }
             }
         });
-        let durable = stream::select(durable_counts(grows), failures(end));
+        let durable = stream::select(durable_counts(grows, no_room), failures(end));
         let rest = until_over(stream::select(durable, results), gone.drop_guard());
         let first = tokio_stream::once(Ok(said(Said::Accepted(accepted))));
         let stream: Messages<_> = Box::pin(first.chain(rest));
@@ -296,17 +297,35 @@ fn wrong_as(reason: &'static str, field: impl Into<String>, message: impl Into<S
 
 type Answers = Result<StreamBatchResponse, Status>;
 
-/// An answer each time that more is durable; what came in between goes into one.
-fn durable_counts(grows: watch::Receiver<Durable>) -> impl Stream<Item = Answers> + Send {
-    stream::unfold(grows, |mut grows| async move {
-        // Once the intake has ended there is nothing more to tell.
-        grows.changed().await.ok()?;
+/// An answer each time that more is durable, and when what comes waits for room; what came in between
+/// goes into one.
+fn durable_counts(
+    grows: watch::Receiver<Durable>,
+    no_room: watch::Receiver<Option<Error>>,
+) -> impl Stream<Item = Answers> + Send {
+    stream::unfold((grows, no_room), |(mut grows, mut no_room)| async move {
+        let waiting = loop {
+            // Once the intake has ended there is nothing more to tell, but for its last count.
+            tokio::select! {
+                biased;
+                more = grows.changed() => {
+                    more.ok()?;
+                    break None;
+                }
+                told = no_room.changed() => told.ok()?,
+            }
+            // That there is room again shows in what is durable then.
+            if let Some(why) = &*no_room.borrow_and_update() {
+                break Some(render::no_room(why));
+            }
+        };
         let durable = *grows.borrow_and_update();
         let told = StreamAck {
             accepted_items: durable.items.into(),
             sealed: durable.sealed,
+            waiting,
         };
-        Some((Ok(said(Said::Ack(told))), grows))
+        Some((Ok(said(Said::Ack(told))), (grows, no_room)))
     })
 }
 

@@ -101,6 +101,22 @@ impl UploadCall {
             .await;
     }
 
+    /// Reads until the server says that what was sent waits for room, and why.
+    pub(crate) async fn waits_for_room(&mut self) -> (String, String) {
+        let waiting = within(async {
+            loop {
+                let said = self.read().await.unwrap().expect("one more answer");
+                if let Said::Ack(durable) = said
+                    && let Some(waiting) = durable.waiting
+                {
+                    return waiting;
+                }
+            }
+        });
+        let waiting = waiting.await;
+        (waiting.reason, waiting.message)
+    }
+
     /// Reads until the finish is durable.
     pub(crate) async fn sealed(&mut self) {
         self.until(|said| match said {

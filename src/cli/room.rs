@@ -1,0 +1,162 @@
+//! Waiting for room on a server: said once and then rarely, and not for ever.
+
+use std::time::{Duration, Instant};
+
+use super::exit::{Exit, Failure};
+use super::refusal;
+use crate::base::clock;
+
+/// How long from one word about a wait to the next: who looks at it sees that it still lasts, and a log
+/// of a night is no longer than its batches'.
+const SAID_AGAIN: Duration = Duration::from_secs(300);
+
+/// A wait for room, if there is one.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// How long it may last.
+    longest: Duration,
+    wait: Option<Wait>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    said: Instant,
+    reason: String,
+    why: String,
+}
+
+impl Room {
+    /// No wait yet; one may last that long.
+    pub(super) fn waited_for(longest: Duration) -> Self {
+        Self {
+            longest,
+            wait: None,
+        }
+    }
+
+    /// There is no room, says the server. Answers what is to be said about it, if anything is.
+    pub(super) fn none(&mut self, reason: &str, why: &str) -> Option<String> {
+        let now = clock::instant();
+        let is_known = self.wait.as_ref().is_some_and(|it| it.reason == reason);
+        if !is_known {
+            let since = self.wait.as_ref().map_or(now, |wait| wait.since);
+            let (reason, why) = (reason.to_owned(), why.to_owned());
+            let said = now;
+            self.wait = Some(Wait {
+                since,
+                said,
+                reason,
+                why,
+            });
+            return self.told();
+        }
+        self.again()
+    }
+
+    /// There is room again.
+    pub(super) fn came(&mut self) {
+        self.wait = None;
+    }
+
+    /// Waits until there is something to say, or the wait has lasted too long; for ever if there is
+    /// none. Cancel safe.
+    pub(super) async fn lasts(&mut self) -> Result<String, Failure> {
+        loop {
+            let Some(wait) = &self.wait else {
+                return std::future::pending().await;
+            };
+            let end = wait.since + self.longest;
+            let next = end.min(wait.said + SAID_AGAIN);
+            tokio::time::sleep_until(next.into()).await;
+            self.check(Duration::ZERO)?;
+            if let Some(line) = self.again() {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// Fails if a wait would have lasted too long by then.
+    pub(super) fn check(&self, more: Duration) -> Result<(), Failure> {
+        match &self.wait {
+            Some(wait) if clock::instant() + more >= wait.since + self.longest => {
+                let message = format!("{} ({})", wait.why, wait.reason);
+                let failure = Failure::new(Exit::Exhausted, message);
+                Err(refusal::hinted(failure, &wait.reason))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The same words once more, if it is time.
+    fn again(&mut self) -> Option<String> {
+        let wait = self.wait.as_mut()?;
+        let now = clock::instant();
+        if now < wait.said + SAID_AGAIN {
+            return None;
+        }
+        wait.said = now;
+        self.told()
+    }
+
+    fn told(&self) -> Option<String> {
+        let wait = self.wait.as_ref()?;
+        let left = (wait.since + self.longest).saturating_duration_since(wait.said);
+        Some(format!(
+            "the server has no room now: {} ({}); trying for {}",
+            wait.why,
+            wait.reason,
+            in_words(left)
+        ))
+    }
+}
+
+/// A time in its two largest units.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let unit = |count: u64, name: &str| (count > 0).then(|| format!("{count}{name}"));
+    let told = match seconds {
+        0 => return format!("{}ms", time.as_millis()),
+        1..60 => [unit(seconds, "s"), None],
+        60..3600 => [unit(seconds / 60, "m"), unit(seconds % 60, "s")],
+        3600.. => [unit(seconds / 3600, "h"), unit(seconds % 3600 / 60, "m")],
+    };
+    told.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_once_and_its_length_is_from_its_beginning() {
+        let mut room = Room::waited_for(Duration::from_secs(601));
+        let told = room.none("QUEUE_FULL", "too much").unwrap();
+        assert_eq!(
+            told,
+            "the server has no room now: too much (QUEUE_FULL); trying for 10m1s"
+        );
+        let since = room.wait.as_ref().unwrap().since;
+        assert_eq!(room.none("QUEUE_FULL", "too much"), None);
+        assert!(room.none("DISK_FULL", "the disk is full").is_some());
+        assert_eq!(room.wait.as_ref().unwrap().since, since);
+        assert!(room.check(Duration::from_secs(500)).is_ok());
+        let failure = room.check(Duration::from_secs(602)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Exhausted);
+        assert!(
+            failure
+                .message
+                .starts_with("the disk is full (DISK_FULL)\nhint: "),
+            "{failure:?}"
+        );
+        room.came();
+        assert!(room.check(Duration::MAX / 4).is_ok());
+    }
+
+    #[test]
+    fn times_are_told_in_their_largest_units() {
+        let told = [5, 60, 90, 3600, 5400].map(|s| in_words(Duration::from_secs(s)));
+        assert_eq!(told, ["5s", "1m", "1m30s", "1h", "1h30m"]);
+        assert_eq!(in_words(Duration::from_millis(300)), "300ms");
+    }
+}
