@@ -37,8 +37,8 @@ pub(crate) struct InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted {
     pub(crate) token: LeaseToken,
-    /// When it began, unless an earlier version wrote it, which did not say.
-    pub(crate) began: Option<Timestamp>,
+    /// When it began.
+    pub(crate) began: Timestamp,
     /// Whether the process ended on purpose, so that its end says nothing about the item.
     pub(crate) excused: bool,
 }
@@ -92,7 +92,7 @@ impl InFlight {
                 slot,
                 Some(Interrupted {
                     token,
-                    began: Some(began),
+                    began,
                     excused: false,
                 }),
             );
@@ -181,8 +181,7 @@ fn encode(content: Interrupted, slot: &mut [u8]) {
     for (at, word) in words.into_iter().enumerate() {
         slot[4 + 4 * at..][..4].copy_from_slice(&word.to_le_bytes());
     }
-    let began = content.began.map_or(0, |began| began.0);
-    slot[28..36].copy_from_slice(&began.to_le_bytes());
+    slot[28..36].copy_from_slice(&content.began.0.to_le_bytes());
     slot[48..].copy_from_slice(&nonce.to_le_bytes());
     let crc = crc32fast::hash(&slot[4..]);
     slot[..4].copy_from_slice(&crc.to_le_bytes());
@@ -205,7 +204,7 @@ fn decode(slot: &[u8]) -> Option<Interrupted> {
             attempt: word(2),
             nonce,
         },
-        began: (began != 0).then_some(Timestamp(began)),
+        began: Timestamp(began),
         excused: word(6) != 0,
     })
 }
@@ -242,7 +241,7 @@ mod tests {
         let read: Vec<_> = InFlight::read(&path).unwrap();
         let tokens: Vec<_> = read.iter().map(|slot| slot.token).collect();
         assert_eq!(tokens, [token(0), token(9), token(2)]);
-        assert_eq!(read[1].began, Some(Timestamp(9_000_000_000_000)));
+        assert_eq!(read[1].began, Timestamp(9_000_000_000_000));
     }
 
     #[test]

@@ -317,7 +317,7 @@ fn mark_crash(
     let error = ItemError::of(reason, told);
     let meta = AttemptMeta {
         error: Some(error),
-        started_ms: slot.began.map(|began| began.0),
+        started_ms: Some(slot.began.0),
         worker: "local".into(),
     };
     let number = slot.token.attempt;

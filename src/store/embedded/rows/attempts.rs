@@ -103,10 +103,7 @@ fn read_attempt(row: &Row<'_>) -> Sql<AttemptRow> {
         item: ItemKey::unpack(row.get(0)?).ok_or_else(|| damaged(0, "item of an attempt"))?,
         number: row.get(1)?,
         kind,
-        // Deaths of the server were once written down with the time of the next start.
-        ended: Some(row.get(3)?)
-            .filter(|&ended| ended != 0 && kind != AttemptKind::Crashed)
-            .map(Timestamp),
+        ended: Some(row.get(3)?).filter(|&ended| ended != 0).map(Timestamp),
         next: Timestamp(row.get(4)?),
         meta: codec::decode_attempt(row.get_ref(5)?.as_blob()?)
             .map_err(|_| damaged(5, "error of an attempt"))?,
