@@ -10,6 +10,7 @@ mod dead;
 mod delete;
 mod exit;
 mod facts;
+mod field_names;
 mod following;
 mod get;
 mod input;

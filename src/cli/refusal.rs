@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::exit::{Exit, Failure};
+use super::field_names;
 
 /// The domain of the reasons that sooner itself gives.
 const DOMAIN: &str = "sooner.v1";
@@ -157,9 +158,12 @@ pub(super) fn failure(trouble: &Trouble, url: &str) -> Failure {
     let Some(reason) = reason(status) else {
         return without_reason(trouble, status, url);
     };
-    let mut message = format!("{} ({reason})", status.message());
     let details = status.get_error_details();
-    for violation in fields(&details) {
+    let mut fields = fields(&details);
+    // The message begins with the first of them, by its name in the API.
+    let told = fields.next().unwrap_or_else(|| status.message().to_owned());
+    let mut message = format!("{told} ({reason})");
+    for violation in fields {
         message.push_str("\n  ");
         message.push_str(&violation);
     }
@@ -235,12 +239,14 @@ fn hint(reason: &str) -> Option<&'static str> {
     }
 }
 
-/// Each field at fault but the first, which the message names.
-fn fields(details: &ErrorDetails) -> Vec<String> {
+/// Each field at fault, as a person calls it.
+fn fields(details: &ErrorDetails) -> impl Iterator<Item = String> {
     let violations = details.bad_request().map(|bad| &bad.field_violations);
-    let told = violations.into_iter().flatten().skip(1);
-    told.map(|violation| format!("{}: {}", violation.field, violation.description))
-        .collect()
+    let told = violations.into_iter().flatten();
+    told.map(|violation| {
+        let field = field_names::told(&violation.field);
+        format!("{field}: {}", violation.description)
+    })
 }
 
 fn reason(status: &Status) -> Option<String> {
@@ -277,7 +283,10 @@ mod tests {
             field: field.into(),
             message: "is wrong".into(),
         };
-        let violations = vec![violation("items[0].input"), violation("items[7].input")];
+        let violations = vec![
+            violation("start.options.retention"),
+            violation("items[7].input"),
+        ];
         let told = failure(
             &refused(Error::invalid("INVALID_FIELD", violations)),
             "http://a",
@@ -286,7 +295,7 @@ mod tests {
             (told.exit, told.message.as_str()),
             (
                 Exit::Usage,
-                "items[0].input: is wrong (and 1 more) (INVALID_FIELD)\n  items[7].input: is wrong"
+                "--retention: is wrong (INVALID_FIELD)\n  items[7].input: is wrong"
             )
         );
         let missing = Error::new(

@@ -447,7 +447,15 @@ async fn what_cannot_be_submitted_is_told_with_its_exit_code() {
     for (arguments, input, code, says) in [
         (&[][..], "", 2, "there is no item in the input"),
         (&["--queue", "nope"], "x\n", 2, "(NO_HANDLER)\nhint: "),
-        (&["--batch-id", "a:b"], "x\n", 2, "batch_id"),
+        (&["--batch-id", "a:b"], "x\n", 2, "error: --batch-id: "),
+        (&["--retention", "1ms"], "x\n", 2, "error: --retention: "),
+        (
+            &["--max-duration=0s", "--label", "a b=c"],
+            "x\n",
+            2,
+            "\n  --max-duration: ",
+        ),
+        (&[], "far too long\n", 2, "error: input: "),
         (
             &["--batch-id", "whole"],
             "x\n",

@@ -227,7 +227,7 @@ async fn what_cannot_be_watched_is_told_in_one_line_and_by_the_exit_code() {
             2,
             "(CURSOR_AHEAD)\nhint: ",
         ),
-        (&["watch", "a:b"], 2, "error: batch_id: "),
+        (&["watch", "a:b"], 2, "error: the batch's ID: "),
         (&["watch"], 2, "<ID>"),
         (&["watch", "b", "--order", "size"], 2, "completion"),
         (
