@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::exit::{Exit, Failure};
+use super::on_behalf::{Line, OnBehalf};
 use super::refusal::{self, Trouble};
 use super::room::Room;
 use super::tell;
@@ -44,13 +42,6 @@ pub(super) type Stub = BatchServiceClient<Line>;
 
 /// The generated client of operators.
 pub(super) type AdminStub = AdminServiceClient<Line>;
-
-/// A connection whose calls act for a tenant.
-pub(super) type Line = InterceptedService<Channel, OnBehalf>;
-
-/// Says on whose behalf calls are made, if somebody said so.
-#[derive(Clone, Debug)]
-pub(super) struct OnBehalf(Option<MetadataValue<Ascii>>);
 
 /// Which server is asked, and how patiently.
 #[derive(Clone, Debug, clap::Args)]
@@ -159,7 +150,7 @@ impl Remote {
     /// What the clients of all services speak over.
     async fn line(&self) -> Result<Line, Trouble> {
         let channel = self.endpoint.connect().await?;
-        Ok(InterceptedService::new(channel, self.tenant.clone()))
+        Ok(self.tenant.over(channel))
     }
 
     /// Fresh patience for one piece of work.
@@ -181,27 +172,6 @@ impl Remote {
             patience: self.patience(),
             line: None,
         }
-    }
-}
-
-impl OnBehalf {
-    fn of(tenant: Option<&Tenant>) -> Self {
-        let value = tenant.map(|tenant| tenant.as_str().parse().expect("a tenant's name is ASCII"));
-        Self(value)
-    }
-}
-
-impl Interceptor for OnBehalf {
-    fn call(
-        &mut self,
-        mut request: tonic::Request<()>,
-    ) -> Result<tonic::Request<()>, tonic::Status> {
-        if let Some(tenant) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("sooner-tenant", tenant.clone());
-        }
-        Ok(request)
     }
 }
 

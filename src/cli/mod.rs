@@ -17,6 +17,7 @@ mod input;
 mod json;
 mod json_list;
 mod list;
+mod on_behalf;
 mod out_dir;
 mod output;
 mod pause;

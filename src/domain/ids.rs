@@ -42,7 +42,7 @@ pub struct RequestId(Arc<str>);
 pub struct QueueName(Arc<str>);
 
 /// The tenant of everybody who is no other.
-const DEFAULT_TENANT: &str = "default";
+pub(crate) const DEFAULT_TENANT: &str = "default";
 
 /// An item inside the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

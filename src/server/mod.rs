@@ -130,7 +130,7 @@ impl Server {
         ops.requests.get_or_init(|| budget.clone());
         let service = tower::ServiceBuilder::new()
             .layer(MeterLayer::new(Arc::clone(&metrics), methods()))
-            .layer(AnswerLayer)
+            .layer(AnswerLayer::new(tenancy))
             .layer(budget)
             .service(routes.prepare());
         let bounds = Bounds::of_main(config, &metrics);

@@ -272,6 +272,34 @@ async fn the_command_line_acts_for_a_tenant() {
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
 }
 
+/// Whoever names a tenant to a server that does not trust the name works with what is everybody's.
+#[tokio::test]
+async fn who_acts_for_another_tenant_than_asked_is_warned() {
+    let warning = "warning: the server acts for tenant default, not acme: it does not trust the \
+                   header sooner-tenant (trust_tenant_header in its configuration)\n";
+    let server = ServerSetup::echo().start();
+    let submit = ["submit", "--tenant", "acme", "--batch-id", "b", "--follow"];
+    let run = ended(&mut sooner(server.address(), &submit), b"one\n");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.starts_with(warning), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("warning").count(), 1, "{}", run.stderr);
+    // What is not found is where it matters most.
+    let missing = asked(&server, &["get", "nothing", "--tenant", "acme"]);
+    assert_eq!(missing.code, Some(6));
+    assert!(missing.stderr.starts_with(warning), "{}", missing.stderr);
+    for tenant in ["--tenant=default", "--wait"] {
+        let run = ended(
+            &mut sooner(server.address(), &["submit", "-q", tenant]),
+            b"one\n",
+        );
+        assert_eq!((run.code, &*run.stderr), (Some(0), ""), "{tenant}");
+    }
+    let trusting = trusting().start();
+    let run = ended(&mut sooner(trusting.address(), &submit[..5]), b"one\n");
+    assert_eq!(run.code, Some(0));
+    assert!(!run.stderr.contains("warning"), "{}", run.stderr);
+}
+
 /// One slot, so that attempts run in the order of their grants.
 #[tokio::test]
 async fn a_queue_is_shared_by_weight() {

@@ -1,4 +1,5 @@
-//! Gives tonic's own errors what all of ours have: a reason.
+//! Gives answers what the services do not: tonic's own errors a reason, and callers that name a tenant
+//! the one that they acted for.
 //!
 //! A request that cannot be decoded, is too large or names an unknown call is answered by tonic
 //! before it reaches us. Such an answer is a response without a body whose headers hold the status
@@ -9,23 +10,34 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
 use super::status::{DOMAIN, PUSHBACK};
+use super::tenancy::{self, Tenancy};
 
 /// The layer around the gRPC routes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AnswerLayer;
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerLayer {
+    tenancy: Tenancy,
+}
+
+impl AnswerLayer {
+    /// A layer around services whose calls act for tenants as `tenancy` says.
+    pub fn new(tenancy: Tenancy) -> Self {
+        Self { tenancy }
+    }
+}
 
 impl<S> Layer<S> for AnswerLayer {
     type Service = Answers<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Answers { inner }
+        let tenancy = self.tenancy;
+        Answers { inner, tenancy }
     }
 }
 
@@ -33,11 +45,12 @@ impl<S> Layer<S> for AnswerLayer {
 #[derive(Clone, Debug)]
 pub struct Answers<S> {
     inner: S,
+    tenancy: Tenancy,
 }
 
-impl<S, Request, Body> Service<Request> for Answers<S>
+impl<S, Asked, Body> Service<Request<Asked>> for Answers<S>
 where
-    S: Service<Request, Response = Response<Body>>,
+    S: Service<Request<Asked>, Response = Response<Body>>,
     S::Future: Send + 'static,
     Body: 'static,
     S::Error: 'static,
@@ -50,13 +63,19 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        Answer(Box::pin(self.inner.call(request)))
+    fn call(&mut self, request: Request<Asked>) -> Self::Future {
+        let tenant = self.tenancy.told(request.headers());
+        let answer = Box::pin(self.inner.call(request));
+        Answer { answer, tenant }
     }
 }
 
 /// The future of a call.
-pub struct Answer<F>(Pin<Box<F>>);
+pub struct Answer<F> {
+    answer: Pin<Box<F>>,
+    /// What is told of the tenant.
+    tenant: Option<HeaderValue>,
+}
 
 impl<F> std::fmt::Debug for Answer<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,7 +90,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = ready!(self.0.as_mut().poll(cx));
+        let mut answer = ready!(self.answer.as_mut().poll(cx));
         if let Ok(response) = &mut answer
             && let Some(explained) = explain(response.headers())
         {
@@ -80,6 +99,9 @@ where
             }
             // It was written by us just now; a header that does not fit leaves tonic's bare status.
             drop(explained.add_header(response.headers_mut()));
+        }
+        if let (Ok(response), Some(tenant)) = (&mut answer, self.tenant.take()) {
+            response.headers_mut().insert(tenancy::HEADER, tenant);
         }
         Poll::Ready(answer)
     }

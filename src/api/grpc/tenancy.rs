@@ -1,13 +1,14 @@
 //! On whose behalf a call acts: what its header says, where that is trusted.
 
+use http::{HeaderMap, HeaderValue};
 use tonic::metadata::MetadataMap;
 
 use super::violations::INVALID_FIELD;
-use crate::domain::ids::Tenant;
+use crate::domain::ids::{DEFAULT_TENANT, Tenant};
 use crate::error::{Error, FieldViolation, Result};
 
 /// The header that names a call's tenant.
-const HEADER: &str = "sooner-tenant";
+pub(super) const HEADER: &str = "sooner-tenant";
 
 /// Whether callers may say who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,16 @@ impl Tenancy {
     /// By the header, if it is to be trusted.
     pub fn trusting(header: bool) -> Self {
         if header { Self::ByHeader } else { Self::Single }
+    }
+
+    /// What a caller that names a tenant is told in the same header: for whom its call acts. A name
+    /// that is none is refused all the same.
+    pub(super) fn told(self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let named = headers.get(HEADER)?;
+        Some(match self {
+            Self::Single => HeaderValue::from_static(DEFAULT_TENANT),
+            Self::ByHeader => named.clone(),
+        })
     }
 
     /// The tenant of a call with these headers.
