@@ -13,7 +13,9 @@ use sooner::domain::ids::{BatchUid, QueueName, Tenant};
 use sooner::domain::item::{Ending, ItemSpec};
 use sooner::domain::payload::Payload;
 use sooner::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
-use sooner::store::{Content, Created, Lease, LeaseEnd, NewBatch, Settlement, Store, StoreOptions};
+use sooner::store::{
+    Charge, Content, Created, Lease, LeaseEnd, NewBatch, Settlement, Store, StoreOptions,
+};
 use tempfile::TempDir;
 
 /// Items of one append, as an upload sends them.
@@ -156,7 +158,7 @@ pub(crate) async fn put_off(store: &Store, tasks: &Tasks, load: Load, wait: Dura
         let end = LeaseEnd::Release {
             due: clock::now().plus(wait),
             error,
-            charged: true,
+            charge: Charge::Attempt,
         };
         Settlement {
             end,
@@ -207,6 +209,7 @@ pub(crate) fn done(lease: &Lease, output: Payload) -> Settlement {
         head: Arc::clone(&lease.head),
         id: None,
         end: LeaseEnd::Finish(Ending::Succeeded(output)),
+        start_by: None,
         finish_by: None,
         spent: lease.spent + 1,
         worker: "local".into(),

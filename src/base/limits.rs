@@ -218,7 +218,8 @@ pub const LIST_READ_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the largest output that a list of items shows.
 pub const LISTED_OUTPUT_BYTES_MAX: usize = 64 << 10;
 
-/// Releases without a spent attempt after which an item fails `RELEASED_TOO_OFTEN`.
+/// How often a handler may give an item back before it fails `RELEASED_TOO_OFTEN`. What the server gives
+/// back for reasons of its own does not count.
 pub const RELEASES_MAX: u32 = 100;
 
 /// Failure reasons of a batch that are counted apart; handlers make up their own.
@@ -227,6 +228,10 @@ pub const FAILURE_REASONS_MAX: usize = 32;
 /// Terminal items from which on a failure policy looks at the share of failed ones: one of one is
 /// no trend.
 pub const FAILURE_ITEMS_MIN: u32 = 10;
+
+/// How long an item waits for its next turn if its input could not be read just now: long enough not to
+/// spin on it.
+pub const UNREAD_WAIT: Duration = Duration::from_secs(1);
 
 /// How long an item that runs at most once waits for its next turn if the disk was too full to note
 /// that it runs: long enough not to spin on it.

@@ -123,7 +123,7 @@ impl Code {
 /// | `INPUT_TOO_LARGE` | `RESOURCE_EXHAUSTED` | no | the input does not fit where the handler wants it |
 /// | `INPUT_NOT_TEXT` | `INVALID_ARGUMENT` | no | an argument must be text, and the input is not |
 /// | `CRASHED_TOO_OFTEN` | `INTERNAL` | no | the server died under the item `max_crashes` times |
-/// | `RELEASED_TOO_OFTEN` | `INTERNAL` | no | attempts were given back 100 times |
+/// | `RELEASED_TOO_OFTEN` | `INTERNAL` | no | its handler gave it back 100 times |
 /// | `NO_THREAD` | `RESOURCE_EXHAUSTED` | yes | the system has no thread for a blocking handler; not charged |
 /// | `INTERRUPTED` | `UNKNOWN` | yes | the server stopped while the attempt ran; not charged |
 /// | `CORRUPT_RECORD` | `DATA_LOSS` | no | a checksum does not match |
@@ -183,7 +183,7 @@ reasons! {
     INPUT_NOT_TEXT: INVALID_ARGUMENT, false;
     /// The server died under the item too often.
     CRASHED_TOO_OFTEN: INTERNAL, false;
-    /// Attempts were given back too often.
+    /// Its handler gave it back too often.
     RELEASED_TOO_OFTEN: INTERNAL, false;
     /// The system has no thread for a blocking handler.
     NO_THREAD: RESOURCE_EXHAUSTED, true;

@@ -17,7 +17,7 @@ use crate::domain::attempt::{ItemError, Outcome, Reason};
 use crate::domain::batch::EndCause;
 use crate::domain::item::{Ending, ItemSpec, ItemTime};
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
-use crate::store::{Damaged, Lease, LeaseEnd, Settlement};
+use crate::store::{Charge, Damaged, Lease, LeaseEnd, Settlement};
 
 /// Who runs local attempts, in results and logs.
 pub const LOCAL_WORKER: &str = "local";
@@ -56,6 +56,15 @@ enum Limit {
     Batch(EndCause),
 }
 
+/// What ends an attempt besides its handler.
+#[derive(Debug)]
+enum Over {
+    /// The item's time, or its batch's: it ends so.
+    Time(Ending),
+    /// The server stops.
+    Stopped,
+}
+
 /// How a lease ends, and what its attempt counts for.
 struct Ended {
     end: LeaseEnd,
@@ -86,20 +95,21 @@ impl Executor {
         let started = clock::now();
         let queued = lease.granted.since(lease.ready_since);
         self.queue_metrics.granted(queued);
-        let (id, finish_by, ended) =
+        let (id, [start_by, finish_by], ended) =
             if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
                 let ended = self.run_item(&lease, &spec, slot).await;
-                (spec.id.clone(), spec.finish_by, ended)
+                (spec.id.clone(), [spec.start_by, spec.finish_by], ended)
             } else {
                 let ending = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
-                (None, None, Ended::unattempted(ending))
+                (None, [None; 2], Ended::unattempted(ending))
             };
         Settlement {
             token: lease.token,
             head: lease.head,
             id,
             end: ended.end,
+            start_by,
             finish_by,
             spent: lease.spent + u32::from(ended.charged),
             worker: if ended.ran { LOCAL_WORKER } else { "" }.into(),
@@ -116,7 +126,7 @@ impl Executor {
         spec: &Arc<ItemSpec>,
         slot: &Arc<OwnedSemaphorePermit>,
     ) -> Ended {
-        if let Some(late) = spec.overdue(lease.token.attempt > 1, clock::now()) {
+        if let Some(late) = spec.overdue(lease.began, clock::now()) {
             return Ended::unattempted(late.ending("its time was over just before it ran"));
         }
         if let Some((_, cause)) = lease.head.ends_at().filter(|&(at, _)| at <= clock::now()) {
@@ -150,10 +160,15 @@ impl Executor {
         self.metrics
             .returned
             .note(item.batch.0, item.index, returned);
-        let charged = !matches!(outcome, Ok(Outcome::Released { .. }));
+        let charged = !matches!(outcome, Ok(Outcome::Released { .. }) | Err(Over::Stopped));
         let end = match outcome {
             Ok(outcome) => self.judge(lease, &settings.policy(), outcome),
-            Err(over) => LeaseEnd::Finish(over),
+            Err(Over::Time(ending)) => LeaseEnd::Finish(ending),
+            Err(Over::Stopped) => LeaseEnd::Release {
+                due: clock::now(),
+                error: ItemError::of(Reason::INTERRUPTED, STOPPED),
+                charge: Charge::Stop,
+            },
         };
         Ended {
             end,
@@ -162,13 +177,13 @@ impl Executor {
         }
     }
 
-    /// What the handler makes of the item, or how the item ends because its time is over.
+    /// What the handler makes of the item, or what else ended the attempt.
     async fn attempt(
         &self,
         lease: &Lease,
         spec: Arc<ItemSpec>,
         slot: Arc<OwnedSemaphorePermit>,
-    ) -> Result<Outcome, Ending> {
+    ) -> Result<Outcome, Over> {
         let now = clock::now();
         let (most, limit) = self.limit(lease, &spec, now);
         // A child of its own: a timeout must not look like a cancel of the lease.
@@ -200,7 +215,9 @@ impl Executor {
             .and_then(Result::ok);
         Ok(match (cause, late) {
             // After its limit an attempt never succeeds.
-            (StopCause::RanInto(limit), late) => Outcome::Failed(ran_into(limit, late)?),
+            (StopCause::RanInto(limit), late) => {
+                Outcome::Failed(ran_into(limit, late).map_err(Over::Time)?)
+            }
             (StopCause::Cancelled | StopCause::Halted, Some(Outcome::Succeeded(output))) => {
                 Outcome::Succeeded(output)
             }
@@ -211,10 +228,7 @@ impl Executor {
             (StopCause::Halted, _) if lease.head.options.at_most_once => {
                 Outcome::Failed(ItemError::of(Reason::UNKNOWN_OUTCOME, STOPPED))
             }
-            (StopCause::Halted, _) => Outcome::Released {
-                error: ItemError::of(Reason::INTERRUPTED, STOPPED),
-                wait: Duration::ZERO,
-            },
+            (StopCause::Halted, _) => return Err(Over::Stopped),
         })
     }
 
@@ -249,6 +263,12 @@ impl Executor {
             },
             Outcome::Failed(error) => judge_failure(lease, policy, error, None),
             Outcome::FailedFor { error, wait } => judge_failure(lease, policy, error, Some(wait)),
+            // The item is innocent of what the system is short of, for however long.
+            Outcome::Released { error, wait } if is_shortage(&error) => LeaseEnd::Release {
+                due: due_after(wait),
+                error: error.within_bounds(),
+                charge: Charge::Nothing,
+            },
             Outcome::Released { error, .. } if lease.releases + 1 >= limits::RELEASES_MAX => {
                 let message = format!(
                     "given back {} times, last: {}",
@@ -260,18 +280,18 @@ impl Executor {
             Outcome::Released { error, wait } => LeaseEnd::Release {
                 due: due_after(wait),
                 error: error.within_bounds(),
-                charged: false,
+                charge: Charge::Release,
             },
         }
     }
 }
 
 /// What kind of end an outcome is.
-fn end_of(outcome: &Result<Outcome, Ending>) -> AttemptEnd {
+fn end_of(outcome: &Result<Outcome, Over>) -> AttemptEnd {
     match outcome {
-        Err(_) => AttemptEnd::TimedOut,
+        Err(Over::Time(_)) => AttemptEnd::TimedOut,
         Ok(Outcome::Succeeded(_)) => AttemptEnd::Succeeded,
-        Ok(Outcome::Released { .. }) => AttemptEnd::Released,
+        Ok(Outcome::Released { .. }) | Err(Over::Stopped) => AttemptEnd::Released,
         Ok(Outcome::Failed(error)) if &*error.reason == Reason::ITEM_TIMEOUT.name => {
             AttemptEnd::TimedOut
         }
@@ -300,9 +320,15 @@ fn judge_failure(
         RetryDecision::Again(backoff) => LeaseEnd::Release {
             due: due_after(own_wait.unwrap_or(backoff)),
             error,
-            charged: true,
+            charge: Charge::Attempt,
         },
     }
+}
+
+/// Whether an attempt was given back because the system has no room for another one.
+fn is_shortage(error: &ItemError) -> bool {
+    let own = [Reason::NO_THREAD, Reason::SPAWN_FAILED];
+    own.iter().any(|reason| *reason.name == *error.reason)
 }
 
 fn due_after(wait: Duration) -> Timestamp {

@@ -163,6 +163,7 @@ pub(crate) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
         head: Arc::clone(&lease.head),
         id: lease.spec.as_ref().unwrap().id.clone(),
         end,
+        start_by: lease.spec.as_ref().unwrap().start_by,
         finish_by: lease.spec.as_ref().unwrap().finish_by,
         spent: lease.spent + 1,
         worker: "w".into(),
@@ -193,7 +194,7 @@ fn again(due: Timestamp) -> LeaseEnd {
     LeaseEnd::Release {
         due,
         error: failed(),
-        charged: true,
+        charge: Charge::Attempt,
     }
 }
 

@@ -101,7 +101,7 @@ fn again(due: Timestamp) -> LeaseEnd {
     LeaseEnd::Release {
         due,
         error: failed(),
-        charged: true,
+        charge: Charge::Attempt,
     }
 }
 
@@ -299,7 +299,7 @@ async fn an_item_that_runs_at_most_once_may_be_given_back_and_no_cancel_hides_th
     let unread = LeaseEnd::Release {
         due: PAST,
         error: failed(),
-        charged: false,
+        charge: Charge::Release,
     };
     fixture.settle(settlement(given_back, unread)).await;
     fixture
@@ -312,6 +312,77 @@ async fn an_item_that_runs_at_most_once_may_be_given_back_and_no_cancel_hides_th
     assert_eq!(fates(&fixture, &batch).await, [unknown]);
     fixture.finish_one(done("x")).await;
     assert_eq!(fates(&fixture, &batch).await[1].0, TerminalState::Succeeded);
+}
+
+fn given(charge: Charge) -> LeaseEnd {
+    LeaseEnd::Release {
+        due: PAST,
+        error: failed(),
+        charge,
+    }
+}
+
+// It counted as begun for the lease alone, and waited for ever where nobody served it.
+#[tokio::test]
+async fn what_was_given_back_before_it_began_still_expires_by_its_start_by() {
+    let charges = [
+        Charge::Nothing,
+        Charge::Release,
+        Charge::Stop,
+        Charge::Attempt,
+    ];
+    for (late, reopened) in [(false, false), (true, false), (true, true)] {
+        let (mut fixture, batch, leases, at) = leased(4, 4, ItemSpec::with_start_by).await;
+        let ends = leases.iter().zip(charges);
+        let ends = ends.map(|(lease, charge)| settlement(lease, given(charge)));
+        let ends = ends.collect::<Vec<_>>();
+        if !late {
+            fixture.store.settle(ends.clone()).await.unwrap();
+        }
+        until(at).await;
+        fixture.store.end_overdue().await.unwrap();
+        if late {
+            assert_eq!(fates(&fixture, &batch).await, [], "they are under way");
+            fixture.store.settle(ends).await.unwrap();
+            if reopened {
+                fixture = fixture.reopen();
+            }
+            fixture.store.end_overdue().await.unwrap();
+        }
+        let reasons = fates(&fixture, &batch).await.into_iter();
+        let reasons: Vec<_> = reasons.map(|(_, reason, _)| reason).collect();
+        assert_eq!(reasons, ["START_BY"; 2], "{late} {reopened}");
+        assert_eq!(order(&fixture, 2).await, [2, 3], "{late} {reopened}");
+    }
+}
+
+// On a full disk items were given back once a second, and ended as given back too often.
+#[tokio::test]
+async fn only_what_its_handler_gave_back_counts_as_a_release() {
+    let mut fixture = Fixture::new();
+    let batch = fixture.create("b", 1).await;
+    let charges = [
+        (Charge::Nothing, 1, 0),
+        (Charge::Nothing, 1, 0),
+        (Charge::Stop, 2, 0),
+        (Charge::Release, 3, 1),
+        (Charge::Nothing, 3, 1),
+    ];
+    for (charge, next, releases) in charges {
+        let lease = fixture.lease(1).await.remove(0);
+        fixture.settle(settlement(&lease, given(charge))).await;
+        for _ in 0..2 {
+            let lease = fixture.lease(1).await.remove(0);
+            let told = (lease.token.attempt, lease.releases);
+            assert_eq!(told, (next, releases), "{charge:?}");
+            let unbegun = settlement(&lease, given(Charge::Nothing));
+            fixture.settle(unbegun).await;
+            fixture = fixture.reopen();
+        }
+    }
+    let told = attempts(&fixture, &batch, 0).await;
+    let numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 2], "what never began is none");
 }
 
 #[tokio::test]

@@ -173,8 +173,10 @@ pub struct Lease {
     pub origin: Option<ItemOrigin>,
     /// Attempts charged before this one.
     pub spent: u32,
-    /// Attempts given back before this one.
+    /// Attempts that its handler gave back before this one.
     pub releases: u32,
+    /// Whether an attempt had begun before this one.
+    pub began: bool,
     /// Deaths of the server while it ran.
     pub crashes: u32,
     /// Since when it could have run.
@@ -209,6 +211,8 @@ pub struct Settlement {
     pub id: Option<Box<str>>,
     /// With what.
     pub end: LeaseEnd,
+    /// When the item's first attempt must have begun.
+    pub start_by: Option<Timestamp>,
     /// When the item must have its result: nothing succeeds from then on, and no attempt follows.
     pub finish_by: Option<Timestamp>,
     /// Attempts charged, this one included if it is.
@@ -244,9 +248,29 @@ pub enum LeaseEnd {
         due: Timestamp,
         /// Why this one gave no result.
         error: ItemError,
-        /// Whether this attempt is charged (`spent` counts it) or given back.
-        charged: bool,
+        /// What this one counts for.
+        charge: Charge,
     },
+}
+
+/// What an attempt counts for that gave no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// An attempt, as its item's policy counts them: it failed. `spent` counts it.
+    Attempt,
+    /// A release: its handler gave it back without having begun.
+    Release,
+    /// An attempt that has begun and is held against nobody: the server stopped it.
+    Stop,
+    /// Nothing, and it leaves no row: it never began, and nobody but the server is to blame.
+    Nothing,
+}
+
+impl Charge {
+    /// Whether an attempt had begun: from then on a `start_by` means nothing.
+    pub fn began(self) -> bool {
+        matches!(self, Self::Attempt | Self::Stop)
+    }
 }
 
 /// What became of a settlement.

@@ -3,9 +3,10 @@
 use std::future::pending;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use sooner::domain::attempt::Reason;
 use sooner::{
     Attempt, BatchId, BatchState, ErrorKind, HandlerFn, ItemError, ItemSpec, LetterQuery,
     OpenError, Order, Outcome, Payload, Queue, RedriveRequest, Results, RetrySettings, Sooner,
@@ -44,6 +45,30 @@ async fn rest(mut results: Results) -> Vec<(u32, u32, Option<Payload>)> {
         all.push((record.sequence.0, record.index, output));
     }
     all
+}
+
+// It was held against the items: a hundred seconds of that ended them as given back too often.
+#[tokio::test]
+async fn what_the_system_is_short_of_is_held_against_no_item() {
+    let dir = tempfile::tempdir().unwrap();
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&asked);
+    let short = move |attempt: Attempt| {
+        let times = counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            assert_eq!(attempt.number, 1, "none has begun");
+            if times < 150 {
+                let (error, wait) = (ItemError::of(Reason::NO_THREAD, ""), Duration::ZERO);
+                return Outcome::Released { error, wait };
+            }
+            Outcome::Succeeded(Payload::text("done"))
+        }
+    };
+    let sooner = opened(dir.path(), Queue::new(handler_fn(short))).await;
+    let results = sooner.submit(batch(1)).await.unwrap();
+    assert_eq!(rest(results).await, [(1, 0, Some(Payload::text("done")))]);
+    assert_eq!(asked.load(Ordering::Relaxed), 151);
+    within(sooner.close()).await;
 }
 
 #[tokio::test]

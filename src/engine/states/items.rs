@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::attempt::ItemError;
 use crate::domain::failures::{FailureAction, FailurePolicy};
 use crate::domain::item::{Ending, TerminalState};
-use crate::store::LeaseEnd;
 use crate::store::conformance::settlement;
+use crate::store::{Charge, LeaseEnd};
 
 /// Where an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +197,11 @@ async fn placed(event: Event, place: Place, at: Timestamp) -> World {
         Place::Again => LeaseEnd::Release {
             due: PAST,
             error: ItemError::retryable("FLAKY", ""),
-            charged: !event.is_once(),
+            charge: if event.is_once() {
+                Charge::Stop
+            } else {
+                Charge::Attempt
+            },
         },
         Place::Over(state) => LeaseEnd::Finish(ending(state)),
     };

@@ -17,7 +17,7 @@ use crate::base::{entropy, limits, tasks};
 use crate::domain::attempt::{ItemError, Reason};
 use crate::domain::batch::BatchHead;
 use crate::domain::ids::{ItemKey, LeaseToken, QueueName};
-use crate::store::{Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
+use crate::store::{Charge, Damaged, Lease, LeaseEnd, Leased, Settlement, StoreError};
 
 impl Store {
     /// Leases up to `want` due items of a queue, taking turns between its batches. Answers at once.
@@ -55,7 +55,7 @@ impl Store {
                 Ok(specs) => specs,
                 Err(error) => {
                     let grants = grants.into_iter().map(|grant| {
-                        let end = given_back("the input could not be read", Duration::ZERO);
+                        let end = given_back("the input could not be read", limits::UNREAD_WAIT);
                         unstarted(grant.token, grant.head, grant.past.spent, end)
                     });
                     self.give_back(grants.collect()).await;
@@ -112,7 +112,12 @@ impl Store {
         if !untraced.is_empty() {
             let untraced = untraced.into_iter().map(|lease| {
                 let end = given_back("the disk is full", limits::UNTRACED_WAIT);
-                unstarted(lease.token, lease.head, lease.spent, end)
+                let start_by = lease.spec.ok().and_then(|spec| spec.start_by);
+                let settlement = unstarted(lease.token, lease.head, lease.spent, end);
+                Settlement {
+                    start_by,
+                    ..settlement
+                }
             });
             self.give_back(untraced.collect()).await;
         }
@@ -162,9 +167,8 @@ fn sort_out(
         let item = specs.remove(&grant.token.item).unwrap_or(Err(Damaged));
         let origin = item.as_ref().ok().and_then(|item| item.origin);
         let spec = item.map(|item| item.spec);
-        let began = grant.past.attempts > 0;
         if let Ok(spec) = &spec
-            && let Some(late) = spec.overdue(began, now)
+            && let Some(late) = spec.overdue(grant.past.began, now)
         {
             let end = LeaseEnd::Finish(late.ending("its time was over before it ran"));
             let settlement = unstarted(grant.token, grant.head, grant.past.spent, end);
@@ -179,6 +183,7 @@ fn sort_out(
             head: grant.head,
             spent: grant.past.spent,
             releases: grant.past.releases,
+            began: grant.past.began,
             crashes: grant.past.crashes,
             ready_since: grant.ready_since,
             granted,
@@ -195,6 +200,7 @@ fn unstarted(token: LeaseToken, head: Arc<BatchHead>, spent: u32, end: LeaseEnd)
         head,
         id: None,
         end,
+        start_by: None,
         finish_by: None,
         spent,
         worker: "".into(),
@@ -208,7 +214,7 @@ fn given_back(why: &str, wait: Duration) -> LeaseEnd {
     LeaseEnd::Release {
         due: clock::now().plus(wait),
         error: ItemError::of(Reason::INTERRUPTED, why),
-        charged: false,
+        charge: Charge::Nothing,
     }
 }
 

@@ -271,11 +271,12 @@ fn pasts(db: &Connection, batch: &LiveBatch) -> Result<(Pasts, Vec<u32>), Error>
         let (past, due) = pasts.entry(index).or_default();
         past.attempts = row.number;
         *due = row.next;
+        past.began |= row.kind != AttemptKind::Released;
         match row.kind {
             AttemptKind::Failed => past.spent += 1,
             AttemptKind::Released => past.releases += 1,
             AttemptKind::Crashed => past.crashes += 1,
-            AttemptKind::CancelAsked => {}
+            AttemptKind::Stopped | AttemptKind::CancelAsked => {}
         }
     })?;
     Ok((pasts, cancelled))
@@ -300,7 +301,7 @@ fn mark_crash(
     let excused = slot.excused && !once;
     let (kind, told) = if excused {
         (
-            AttemptKind::Released,
+            AttemptKind::Stopped,
             "the server stopped while the attempt ran",
         )
     } else {
@@ -334,11 +335,8 @@ fn mark_crash(
     )?;
     let (past, due) = pasts.entry(item.index).or_default();
     past.attempts = number;
-    if excused {
-        past.releases += 1;
-    } else {
-        past.crashes += 1;
-    }
+    past.began = true;
+    past.crashes += u32::from(!excused);
     *due = now;
     Ok(())
 }

@@ -47,7 +47,7 @@ mod tests {
     use crate::domain::payload::Payload;
     use crate::domain::settings::BatchOptions;
     use crate::store::conformance::{Fixture, done, items, new_batch, settlement};
-    use crate::store::{Content, Created, LeaseEnd};
+    use crate::store::{Charge, Content, Created, LeaseEnd};
 
     const TABLES: [&str; 6] = [
         "batches",
@@ -91,7 +91,7 @@ mod tests {
             let again = LeaseEnd::Release {
                 due: clock::now(),
                 error: ItemError::handler("EXIT_1", "no", true),
-                charged: true,
+                charge: Charge::Attempt,
             };
             self.settle(settlement(&lease, again)).await;
             loop {

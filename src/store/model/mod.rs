@@ -181,7 +181,7 @@ impl Told {
                     LeaseEnd::Release {
                         due,
                         error,
-                        charged: true,
+                        charge: Charge::Attempt,
                     },
                 )
                 .await;

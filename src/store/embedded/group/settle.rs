@@ -9,7 +9,10 @@ use crate::domain::item::{Ending, ItemTime, Record};
 use crate::store::embedded::codec::AttemptMeta;
 use crate::store::embedded::rows::{self, AttemptKind, AttemptRow};
 use crate::store::embedded::scheduler::{LiveBatch, Past, Standing};
-use crate::store::{LeaseEnd, Settlement, StoreError, Verdict};
+use crate::store::{Charge, LeaseEnd, Settlement, StoreError, Verdict};
+
+/// When an item's next attempt is due, why the last one gave no result, and what that counts for.
+type Given<'a> = (Timestamp, &'a ItemError, Charge);
 
 impl Group<'_> {
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Verdict, Refusal> {
@@ -43,20 +46,13 @@ impl Group<'_> {
                 self.finish(settlement, ending.clone())
                     .map(Verdict::Recorded)
             }
-            (
-                Standing::Held,
-                LeaseEnd::Release {
-                    due,
-                    error,
-                    charged,
-                },
-            ) => {
+            (Standing::Held, LeaseEnd::Release { due, error, charge }) => {
                 let too_late = |by| (*due).max(self.now) >= by;
                 if settlement.finish_by.is_some_and(too_late) {
-                    let end = (*due, error, *charged);
+                    let end = (*due, error, *charge);
                     return self.give_up(settlement, end).map(Verdict::Overruled);
                 }
-                self.release(settlement, (*due, error, *charged))?;
+                self.release(settlement, (*due, error, *charge))?;
                 Ok(Verdict::Released)
             }
             (Standing::Cancelled, LeaseEnd::Finish(_) | LeaseEnd::Release { .. }) => {
@@ -104,11 +100,7 @@ impl Group<'_> {
 
     /// Ends an item whose next attempt would come after its time: waiting for that helps nobody. The
     /// attempt that failed has its row, so that why it did is not lost.
-    fn give_up(
-        &mut self,
-        settlement: &Settlement,
-        end: (Timestamp, &ItemError, bool),
-    ) -> Result<Sequence, Refusal> {
+    fn give_up(&mut self, settlement: &Settlement, end: Given<'_>) -> Result<Sequence, Refusal> {
         self.note_attempt(settlement, end)?;
         let told = format!(
             "no attempt may follow in its time; the last: {}",
@@ -124,45 +116,55 @@ impl Group<'_> {
     pub(super) fn release(
         &mut self,
         settlement: &Settlement,
-        end: (Timestamp, &ItemError, bool),
+        end: Given<'_>,
     ) -> Result<(), Refusal> {
-        let (due, _, charged) = end;
+        let (due, _, charge) = end;
         let LeaseToken { item, attempt, .. } = settlement.token;
         let mut scheduler = lock(self.scheduler);
         let batch = self
             .touch(&mut scheduler, item.batch)
             .ok_or(StoreError::Ended)?;
         let before = batch.pasts.get(&item.index).copied().unwrap_or_default();
-        let past = Past {
-            attempts: attempt,
-            spent: settlement.spent,
-            releases: before.releases + u32::from(!charged),
-            ..before
+        let began = before.began || charge.began();
+        let past = match charge {
+            Charge::Nothing => before,
+            Charge::Attempt | Charge::Release | Charge::Stop => Past {
+                attempts: attempt,
+                spent: settlement.spent,
+                releases: before.releases + u32::from(charge == Charge::Release),
+                began,
+                ..before
+            },
         };
         scheduler.end_lease(item, &mut self.undo);
         drop(scheduler);
         self.note_attempt(settlement, end)?;
+        if let Some(at) = settlement.start_by.filter(|_| !began) {
+            // It may have come while the lease was out, and was forgotten.
+            rows::insert_time(self.db, item, ItemTime::StartBy, at)?;
+        }
         self.effects.ended.push(item);
         self.effects.resumed.push((item, past, due));
         Ok(())
     }
 
-    /// Writes down an attempt that gave no result.
+    /// Writes down an attempt that gave no result, unless there was none.
     fn note_attempt(
         &self,
         settlement: &Settlement,
-        (due, error, charged): (Timestamp, &ItemError, bool),
+        (due, error, charge): Given<'_>,
     ) -> rusqlite::Result<()> {
+        let kind = match charge {
+            Charge::Attempt => AttemptKind::Failed,
+            Charge::Release => AttemptKind::Released,
+            Charge::Stop => AttemptKind::Stopped,
+            Charge::Nothing => return Ok(()),
+        };
         let LeaseToken { item, attempt, .. } = settlement.token;
         let meta = AttemptMeta {
             error: Some(error.clone()),
             started_ms: Some(settlement.started.0),
             worker: settlement.worker.clone(),
-        };
-        let kind = if charged {
-            AttemptKind::Failed
-        } else {
-            AttemptKind::Released
         };
         let row = AttemptRow {
             item,

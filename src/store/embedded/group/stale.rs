@@ -69,7 +69,9 @@ impl Group<'_> {
             return Meeting::ComesIn;
         }
         let runs = batch.running_attempt(item.index).is_some();
-        let began = runs || batch.pasts.contains_key(&item.index);
+        let past = batch.pasts.get(&item.index);
+        // One that is given back without having begun has its `start_by` noted again.
+        let began = runs || past.is_some_and(|past| past.began);
         match kind {
             ItemTime::StartBy if began => Meeting::Nothing,
             ItemTime::FinishBy if runs => Meeting::Runs,

@@ -14,12 +14,14 @@ use crate::store::embedded::codec::{self, AttemptMeta};
 pub(crate) enum AttemptKind {
     /// It failed and was charged.
     Failed = 1,
-    /// It was given back without a charge.
+    /// Its handler gave it back without having begun.
     Released = 2,
     /// The server died under it.
     Crashed = 3,
     /// Not an execution: the item was cancelled while it ran.
     CancelAsked = 4,
+    /// The server stopped it.
+    Stopped = 5,
 }
 
 /// A row of `attempts`.
@@ -97,6 +99,7 @@ fn read_attempt(row: &Row<'_>) -> Sql<AttemptRow> {
         2 => AttemptKind::Released,
         3 => AttemptKind::Crashed,
         4 => AttemptKind::CancelAsked,
+        5 => AttemptKind::Stopped,
         other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
     };
     Ok(AttemptRow {

@@ -33,8 +33,10 @@ pub(crate) struct Past {
     pub(crate) attempts: u32,
     /// Attempts charged against the policy.
     pub(crate) spent: u32,
-    /// Attempts given back without a charge.
+    /// Attempts that its handler gave back.
     pub(crate) releases: u32,
+    /// Whether an attempt has begun.
+    pub(crate) began: bool,
     /// Deaths of the server while the item ran.
     pub(crate) crashes: u32,
     /// How many of them the item's own settings allow.
