@@ -210,6 +210,54 @@ async fn a_batch_goes_when_its_retention_is_over() {
     assert_eq!(metrics[REMOVED], "0");
 }
 
+/// Batches that all expire at about the same time, with a thousand results each.
+const EXPIRING: usize = 12;
+
+#[tokio::test]
+async fn a_kill_while_many_batches_expire_only_delays_that() {
+    let setup = ServerSetup::new(
+        "[store]\nretention = \"2s\"\n[queues.default]\nhandler = { echo = {} }\n",
+    );
+    let (mut interrupted, mut sizes) = (0, Vec::new());
+    for round in 0..12 {
+        let server = setup.start();
+        let mut client = server.client().await;
+        for number in 0..EXPIRING {
+            let id = format!("batch-{round}-{number}");
+            client.create(&id, named(1000)).await.unwrap();
+        }
+        eventually(async || records_removed(&server).await > 0).await;
+        server.kill();
+        let [batches, _, results, _] = rows(&setup);
+        interrupted += u32::from(batches > 0 && results > 0);
+
+        let server = setup.start();
+        let file = setup.data_dir().join("sooner.db");
+        let left = Connection::open(&file).unwrap();
+        eventually(async || {
+            let count = "SELECT count(*) FROM batches";
+            left.query_row(count, [], |row| row.get::<_, u32>(0)) == Ok(0)
+        })
+        .await;
+        drop(left);
+        let mut client = server.client().await;
+        assert!(not_found(&client.batch("batch-0-0").await.unwrap_err()));
+        assert_eq!(server.terminate(), Some(0));
+        assert_eq!(rows(&setup), [0; 4], "nothing is left of any");
+        assert!(!setup.log().contains("ERROR"), "{}", setup.log());
+        sizes.push(file.metadata().unwrap().len());
+        if interrupted > 0 && sizes.len() > 1 {
+            break;
+        }
+    }
+    assert!(interrupted > 0, "no kill met a removal");
+    let (first, last) = (sizes[0], sizes[sizes.len() - 1]);
+    assert!(
+        last < first + first / 2,
+        "its room is used again: {sizes:?}"
+    );
+}
+
 #[tokio::test]
 async fn the_file_does_not_grow_by_batches_that_come_and_go() {
     let setup = ServerSetup::echo();
