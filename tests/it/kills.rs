@@ -22,6 +22,8 @@ async fn nothing_that_was_seen_is_lost_when_the_server_is_killed() {
         actions: usize::MAX,
     };
     let mut load = Load::start(&setup, seed, volume);
+    let mut redriver = load.redrive_beside();
+    let mut redriving = 0;
     let began = Instant::now();
     for _ in 0..kills {
         let server = setup.start();
@@ -29,17 +31,20 @@ async fn nothing_that_was_seen_is_lost_when_the_server_is_killed() {
         // Where in its work the kill meets the server, not a wait for something.
         std::thread::sleep(Duration::from_millis(dice.within(5, 120)));
         server.kill();
+        redriving += usize::from(redriver.is_redriving());
         load.died();
     }
     let took = began.elapsed().as_secs_f64();
     load.stop().await;
+    redriver.stop();
     let server = setup.start();
     load.serve(&server);
     load.settle().await;
+    let rounds = redriver.settle().await;
     let hits = load.assert_holds(Guarantees::All);
     #[expect(clippy::cast_precision_loss, reason = "few")]
     let rate = kills as f64 / took;
-    eprintln!("{hits:?} at {rate:.1} kills a second");
+    eprintln!("{hits:?}, {redriving} of {rounds} redrives, at {rate:.1} kills a second");
     assert_eq!(hits.kills, kills);
     assert!(hits.running > 0, "no kill met a running item: {hits:?}");
     assert!(hits.submits > 0, "no kill met a submit: {hits:?}");
@@ -47,5 +52,6 @@ async fn nothing_that_was_seen_is_lost_when_the_server_is_killed() {
         hits.unfinished > 0,
         "no kill met an unfinished batch: {hits:?}"
     );
+    assert!(redriving > 0, "no kill met a redrive");
     assert!(hits.uploads > 0, "no kill met an upload: {hits:?}");
 }

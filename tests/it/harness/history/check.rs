@@ -222,15 +222,16 @@ impl<'a> Facts<'a> {
                 continue;
             };
             hits.kills += 1;
-            let next = self.lives.get(number + 1).and_then(|life| life.died);
-            let next_millis = next.map_or(i64::MAX, |(_, millis)| millis);
+            let before = number.checked_sub(1).and_then(|it| self.lives[it].died);
+            let before_millis = before.map_or(0, |(_, millis)| millis);
             let interrupted = |(_, item): &(usize, &Item)| {
                 item.attempts.iter().any(|attempt| {
                     let by_crash = attempt.error.as_ref().is_some_and(|error| {
                         error.reason == "INTERRUPTED" && error.message.contains("died")
                     });
-                    let ended = millis(attempt.finish_time);
-                    by_crash && died_millis <= ended && ended < next_millis
+                    // When it ended nobody saw.
+                    let began = millis(attempt.start_time);
+                    by_crash && before_millis <= began && began <= died_millis
                 })
             };
             let mut items = self.batches.values().flat_map(|batch| batch.items.values());

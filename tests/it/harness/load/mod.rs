@@ -5,6 +5,7 @@
 
 mod client;
 mod plan;
+mod redriver;
 mod settle;
 mod uploader;
 

@@ -38,7 +38,7 @@ printf "%s %s %s" "$kind" "$rest" "$SOONER_ATTEMPT"
 
 /// A server with the queues that a load needs.
 pub(crate) fn setup() -> ServerSetup {
-    ServerSetup::new(CONFIG)
+    ServerSetup::new(&format!("{CONFIG}{}", super::redriver::CONFIG))
 }
 
 /// The seed of this run: `SOONER_SEED`, or a new one. It is printed, and shown if the test fails.
