@@ -151,6 +151,18 @@ pub(crate) async fn finish(store: &Store, tasks: &Tasks, load: Load) {
     settle_all(store, tasks, load, move |lease| done(lease, output.clone())).await;
 }
 
+/// Leases items and lets each fail for good, until `load` is done.
+pub(crate) async fn fail(store: &Store, tasks: &Tasks, load: Load) {
+    let fails = |lease: &Lease| {
+        let error = ItemError::of(Reason::ITEM_TIMEOUT, "it took too long");
+        Settlement {
+            end: LeaseEnd::Finish(Ending::Failed(error)),
+            ..done(lease, Payload::default())
+        }
+    };
+    settle_all(store, tasks, load, fails).await;
+}
+
 /// Leases items and lets each wait for its next attempt, until `load` waits.
 pub(crate) async fn put_off(store: &Store, tasks: &Tasks, load: Load, wait: Duration) {
     let again = move |lease: &Lease| {

@@ -181,10 +181,20 @@ pub(crate) async fn next_uploaded(
 
 /// Submits a batch after a silence; answers how long it took until its last result had come.
 pub(crate) async fn small(client: &mut Client, silence: Duration, load: Load) -> Duration {
+    small_on(client, "", silence, load).await
+}
+
+/// The same on a queue.
+pub(crate) async fn small_on(
+    client: &mut Client,
+    queue: &str,
+    silence: Duration,
+    load: Load,
+) -> Duration {
     tokio::time::sleep(silence).await;
     let items = items(load.items, load.bytes);
     let began = clock::instant();
-    let results = submit(client, "", items).await;
+    let results = submit(client, queue, items).await;
     assert_eq!(read(results).await, load.items, "each item has its result");
     clock::instant() - began
 }
