@@ -171,8 +171,7 @@ limited  open      echo         0/3        0        0  2.5/s, burst 3
 ";
     assert_eq!(list, expected);
     let why = asked(&server, &["get", "batch", "a"]).stdout;
-    let says =
-        "waits      QUEUE_PAUSED: the queue default is paused (too hot); resume the queue\n";
+    let says = "waits      QUEUE_PAUSED: the queue default is paused (too hot); resume the queue\n";
     assert!(why.contains(says), "{why}");
     let listed = asked(&server, &["queue", "list", "-o", "json"]).stdout;
     let listed: Value = serde_json::from_str(&listed).unwrap();
