@@ -142,12 +142,14 @@ pub const GROUP_BYTES_MAX: usize = 16 << 20;
 /// commit; between two calls a pool looks whether it is to end.
 pub const STALE_ROUNDS_MAX: u32 = 16;
 
-/// Rows of a mass change in one transaction: results of other batches wait behind each chunk.
+/// Rows of a mass change in the transaction of a call that asks for it: results of other batches wait
+/// behind each.
 pub const SWEEP_ITEMS_MAX: usize = 1000;
 
-/// Records of a batch that ends early in one transaction: as long as they last, every other commit
-/// waits behind such a chunk, which takes about a millisecond.
-pub const ENDING_ITEMS_MAX: u32 = 100;
+/// Rows of a mass change that goes on by itself, in one transaction: records of a batch that ends early
+/// or of stale items, copies of dead letters. As long as that lasts, every other commit waits behind such
+/// a chunk, which takes one or two milliseconds.
+pub const CHORE_ITEMS_MAX: u32 = 100;
 
 /// Batches that are counted for a scraper at a time: leases wait for that lock.
 pub const CENSUS_BATCHES: usize = 256;

@@ -44,11 +44,11 @@ pub(crate) struct CopyReach<'a> {
 }
 
 impl<'a> CopyReach<'a> {
-    /// What one transaction copies, others waiting behind it.
-    pub(crate) fn chunk(limits: &'a Limits, room: Room) -> Self {
+    /// A look at so many letters, others waiting behind it.
+    pub(crate) fn chunk(letters: usize, limits: &'a Limits, room: Room) -> Self {
         Self {
-            letters: limits::SWEEP_ITEMS_MAX,
-            visits: limits::SWEEP_ITEMS_MAX,
+            letters,
+            visits: letters,
             bytes: limits::REDRIVE_BYTES_MAX,
             room,
             limits,

@@ -96,7 +96,7 @@ impl Group<'_> {
             };
             (batch.swept, batch.staged_total, batch.cause())
         };
-        let to = from.saturating_add(limits::ENDING_ITEMS_MAX).min(total);
+        let to = from.saturating_add(limits::CHORE_ITEMS_MAX).min(total);
         for (index, id) in (from..to).zip(rows::client_ids(self.reading(), no, from, to)?) {
             // Running items end by their own settlement.
             let is_left = lock(self.scheduler).batch(no).is_some_and(|batch| {

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::{Group, Refusal, lock};
+use crate::base::limits;
 use crate::domain::batch::{Batch, BatchEvent, BatchHead, BatchState};
 use crate::domain::dead_letter::{Chosen, LetterPlace};
 use crate::domain::ids::{BatchId, BatchNo, Sequence, Tenant};
@@ -40,7 +41,7 @@ impl Group<'_> {
         let until = self.last_sequence(&source);
         let span = (redrive.after, until);
         let copies = self
-            .collect(&source.head, &redrive.chosen, span)
+            .collect(&source.head, &redrive.chosen, span, limits::SWEEP_ITEMS_MAX)
             .map_err(Refusal::of_read)?;
         if copies.items.is_empty() && copies.waits.is_none() {
             return Err(StoreError::NoLetters.into());
@@ -75,14 +76,16 @@ impl Group<'_> {
         self.check_room(tenant, more)
     }
 
-    /// Collects the next letters that were chosen, as many as a chunk has and there is room for.
+    /// Collects the next letters that were chosen, of so many at most, as far as there is room for them.
     fn collect(
         &self,
         source: &BatchHead,
         chosen: &Chosen,
         span: (Sequence, Sequence),
+        most: usize,
     ) -> rusqlite::Result<Copies> {
-        let reach = CopyReach::chunk(self.admission.limits, self.room(&source.tenant));
+        let room = self.room(&source.tenant);
+        let reach = CopyReach::chunk(most, self.admission.limits, room);
         let copies = copies::collect(self.reading(), source, chosen, span, reach)?;
         if let Some(full) = &copies.oversized {
             tracing::warn!(batch = %source.id, limit = %full.setting(),
@@ -171,8 +174,8 @@ impl Group<'_> {
         let Some(source) = rows::batch(self.db, row.source)? else {
             return Ok(None);
         };
-        let span = (row.after, row.until);
-        let copies = self.collect(&source.batch.head, &row.chosen, span)?;
+        let (span, most) = ((row.after, row.until), limits::CHORE_ITEMS_MAX as usize);
+        let copies = self.collect(&source.batch.head, &row.chosen, span, most)?;
         let left = copies.left(&source.batch.head.tenant, row.until);
         Ok(Some((copies, left)))
     }

@@ -24,7 +24,7 @@ impl Group<'_> {
     /// Looks at a chunk of the times that have come. Items that wait end there; nobody computes them.
     /// Answers whether more is left.
     pub(super) fn end_stale(&mut self) -> rusqlite::Result<bool> {
-        let (most, avoided) = (limits::ENDING_ITEMS_MAX as usize, self.keeping.avoided);
+        let (most, avoided) = (limits::CHORE_ITEMS_MAX as usize, self.keeping.avoided);
         let mut due = rows::due_times(self.db, self.now, avoided.reach(most))?;
         due.retain(|&time| !avoided.has(Snag::Time(time)));
         due.truncate(most);
