@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::layers::{Checked, Layers};
+use super::quantity::Size;
 use super::{
     Config, ConfigError, ConnectionTimes, HandlerConfig, LimitsConfig, LogConfig, QueueConfig,
     ServerConfig, StoreConfig, file, parallelism, parse_duration, parse_size,
@@ -43,11 +44,13 @@ impl Check {
     pub(super) fn size(
         &self,
         key: &str,
-        text: Option<&String>,
+        size: Option<&Size>,
         default: usize,
         most: usize,
     ) -> Checked<usize> {
-        let Some(text) = text else { return Ok(default) };
+        let Some(Size(text)) = size else {
+            return Ok(default);
+        };
         let bytes = parse_size(text).map_err(|problem| self.wrong(key, problem))?;
         if bytes == 0 || bytes > most {
             return Err(self.wrong(key, format!("{text:?} is not between 1 and {most} bytes")));

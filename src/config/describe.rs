@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::quantity::Size;
 use super::{
     Config, ConnectionTimes, HandlerConfig, LimitsConfig, LogConfig, QueueConfig, ServerConfig,
     StoreConfig, file, tenants,
@@ -224,11 +225,11 @@ fn duration(duration: Duration) -> String {
     format!("{span:#}")
 }
 
-pub(super) fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> Size {
     for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(factor) {
-            return format!("{}{unit}", bytes / factor);
+            return Size(format!("{}{unit}", bytes / factor));
         }
     }
-    bytes.to_string()
+    Size(bytes.to_string())
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::quantity::Size;
+
 /// The whole file; every key may be missing.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,7 +41,7 @@ pub(crate) struct Server {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Store {
     pub(crate) url: Option<String>,
-    pub(crate) reserve: Option<String>,
+    pub(crate) reserve: Option<Size>,
     pub(crate) retention: Option<String>,
 }
 
@@ -47,16 +49,16 @@ pub(crate) struct Store {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     pub(crate) submit_items: Option<usize>,
-    pub(crate) input_bytes: Option<String>,
-    pub(crate) output_bytes: Option<String>,
-    pub(crate) message_bytes: Option<String>,
-    pub(crate) request_bytes: Option<String>,
+    pub(crate) input_bytes: Option<Size>,
+    pub(crate) output_bytes: Option<Size>,
+    pub(crate) message_bytes: Option<Size>,
+    pub(crate) request_bytes: Option<Size>,
     pub(crate) connections: Option<usize>,
     pub(crate) connections_per_address: Option<usize>,
     pub(crate) watchers: Option<usize>,
     pub(crate) open_batches: Option<usize>,
     pub(crate) queued_items: Option<usize>,
-    pub(crate) queued_bytes: Option<String>,
+    pub(crate) queued_bytes: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -65,7 +67,7 @@ pub(crate) struct Tenant {
     pub(crate) weight: Option<usize>,
     pub(crate) open_batches: Option<usize>,
     pub(crate) queued_items: Option<usize>,
-    pub(crate) queued_bytes: Option<String>,
+    pub(crate) queued_bytes: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -86,8 +88,8 @@ pub(crate) struct Queue {
     pub(crate) rate: Option<Rate>,
     pub(crate) max_crashes: Option<u32>,
     pub(crate) kill_grace: Option<String>,
-    pub(crate) output_max: Option<String>,
-    pub(crate) stderr_max: Option<String>,
+    pub(crate) output_max: Option<Size>,
+    pub(crate) stderr_max: Option<Size>,
     pub(crate) content_type: Option<String>,
     pub(crate) env_pass: Vec<String>,
     pub(crate) env: BTreeMap<String, String>,

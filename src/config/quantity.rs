@@ -1,6 +1,10 @@
 //! Durations and sizes as people write them.
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::base::limits;
 
@@ -16,6 +20,35 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} is more than the limit of ten years"));
     }
     Ok(duration)
+}
+
+/// A size as it was written: text, or a plain number of bytes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Size(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+struct SizeVisitor;
+
+impl Visitor<'_> for SizeVisitor {
+    type Value = Size;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size such as \"16MiB\" or a number of bytes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Size, E> {
+        Ok(Size(text.to_owned()))
+    }
+
+    fn visit_i64<E>(self, bytes: i64) -> Result<Size, E> {
+        Ok(Size(bytes.to_string()))
+    }
 }
 
 /// Reads a size such as `16MiB`, `4 KiB` or `1000` (bytes).

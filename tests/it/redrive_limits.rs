@@ -230,7 +230,7 @@ async fn a_letter_that_alone_is_larger_than_a_limit_stays_one_and_holds_nobody_u
     ];
     client.expire("old", letters).await;
     server.kill();
-    let setup = setup.with_environment("SOONER_LIMITS__QUEUED_BYTES", "1000B");
+    let setup = setup.with_environment("SOONER_LIMITS__QUEUED_BYTES", "1000");
     let server = setup.start();
     let mut client = server.client().await;
     let only = |id: &str| RedriveDeadLettersRequest {

@@ -282,6 +282,8 @@ fn a_wrong_configuration_is_refused_by_file_line_and_key() {
             "",
             "limits.input_bytes",
         ),
+        ("[limits]\nqueued_bytes = 0\n", "", "limits.queued_bytes"),
+        ("[limits]\nqueued_bytes = 0.5\n", ":2", "number of bytes"),
         ("[limits]\nsubmit_items = 0\n", "", "limits.submit_items"),
         ("[log]\nitems = \"some\"\n", "", "log.items"),
         ("[log]\nfilter = \"sooner=loud\"\n", "", "log.filter"),
