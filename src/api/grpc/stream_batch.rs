@@ -63,8 +63,7 @@ impl BatchApi {
         &self,
         request: Request<Streaming<StreamBatchRequest>>,
     ) -> Result<Response<Messages<StreamBatchResponse>>, Status> {
-        let (deadline, tenant, request) = opened(request, self.tenancy())?;
-        let mut requests = request;
+        let (deadline, tenant, mut requests) = opened(request, self.tenancy())?;
         let start = convert::start(tenant, first(deadline, &mut requests).await?)?;
         let after = start.upload.after;
         let terms = self.terms(deadline, Some(start.progress))?;

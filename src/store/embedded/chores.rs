@@ -39,6 +39,8 @@ pub(crate) struct Letter {
     pub(crate) tenant: Tenant,
     /// Bytes of its input.
     pub(crate) bytes: u64,
+    /// Whether others took the room before its turn came, so that it keeps its place in line.
+    pub(crate) in_vain: bool,
 }
 
 /// Redrives whose dead letters are not all copied yet.
@@ -72,13 +74,24 @@ impl Copying {
         match left {
             Left::Nothing => {}
             Left::More => self.ready.push_back(batch),
-            Left::Waits(Letter { tenant, bytes }) => {
-                let line = self.lines.iter_mut().find(|(whose, _)| *whose == tenant);
-                match line {
-                    Some((_, line)) => line.push_back((batch, bytes)),
-                    None => self.lines.push_back((tenant, Line::from([(batch, bytes)]))),
-                }
-            }
+            Left::Waits(letter) => self.line_up(batch, letter),
+        }
+    }
+
+    fn line_up(&mut self, batch: BatchNo, letter: Letter) {
+        let Letter {
+            tenant,
+            bytes,
+            in_vain,
+        } = letter;
+        let line = self.lines.iter_mut().find(|(whose, _)| *whose == tenant);
+        match (line, in_vain) {
+            (Some((_, line)), false) => line.push_back((batch, bytes)),
+            (Some((_, line)), true) => line.push_front((batch, bytes)),
+            (None, false) => self.lines.push_back((tenant, Line::from([(batch, bytes)]))),
+            (None, true) => self
+                .lines
+                .push_front((tenant, Line::from([(batch, bytes)]))),
         }
     }
 
@@ -129,8 +142,21 @@ mod tests {
     use super::*;
 
     fn waits(tenant: &str, bytes: u64) -> Left {
-        let tenant = Tenant::parse(tenant).unwrap();
-        Left::Waits(Letter { tenant, bytes })
+        let (tenant, in_vain) = (Tenant::parse(tenant).unwrap(), false);
+        Left::Waits(Letter {
+            tenant,
+            bytes,
+            in_vain,
+        })
+    }
+
+    fn waits_in_vain(tenant: &str, bytes: u64) -> Left {
+        let (tenant, in_vain) = (Tenant::parse(tenant).unwrap(), true);
+        Left::Waits(Letter {
+            tenant,
+            bytes,
+            in_vain,
+        })
     }
 
     fn in_turn(copying: &mut Copying) -> Vec<u32> {
@@ -154,6 +180,31 @@ mod tests {
         assert_eq!(in_turn(&mut copying), [3, 4]);
         copying.wake(|_, _| true);
         assert_eq!(copying.first(), None, "each was told once");
+    }
+
+    #[test]
+    fn whoever_was_woken_in_vain_keeps_its_place() {
+        let mut copying = Copying::default();
+        for no in 1..=3 {
+            copying.put(BatchNo(no), waits("a", 1));
+        }
+        copying.put(BatchNo(4), waits("b", 1));
+        copying.wake(|_, _| true);
+        assert_eq!(in_turn(&mut copying), [1, 4]);
+        copying.put(BatchNo(1), waits("a", 1));
+        copying.put(BatchNo(4), waits_in_vain("b", 1));
+        copying.wake(|_, _| true);
+        assert_eq!(
+            in_turn(&mut copying),
+            [4, 2],
+            "it comes before other tenants"
+        );
+        copying.put(BatchNo(2), waits_in_vain("a", 1));
+        copying.wake(|_, _| true);
+        assert_eq!(in_turn(&mut copying), [2], "and before its tenant's others");
+        copying.wake(|_, _| true);
+        copying.wake(|_, _| true);
+        assert_eq!(in_turn(&mut copying), [3, 1]);
     }
 
     #[test]

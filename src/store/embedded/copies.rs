@@ -63,6 +63,7 @@ impl Copies {
             Some(bytes) => Left::Waits(Letter {
                 tenant: tenant.clone(),
                 bytes,
+                in_vain: self.items.is_empty(),
             }),
             None if self.reached < until => Left::More,
             None => Left::Nothing,
@@ -106,7 +107,7 @@ pub(crate) fn collect(
         let letter = match rows::letter(db, place) {
             Ok(letter) => letter,
             Err(error) if rows::is_corrupt(&error) => {
-                tracing::warn!(batch = %source.id, sequence = place.sequence.0, %error,
+                tracing::warn!(tenant = source.tenant.unless_default(), batch = %source.id, sequence = place.sequence.0, %error,
                     "a dead letter cannot be read and is not redriven");
                 continue;
             }
@@ -118,7 +119,7 @@ pub(crate) fn collect(
         let index = letter.record.index;
         let stored = rows::stored_items(db, source.no, &[index])?.pop();
         let Some((_, Ok(mut item))) = stored.filter(|_| letter.is_sound) else {
-            tracing::warn!(batch = %source.id, sequence = place.sequence.0,
+            tracing::warn!(tenant = source.tenant.unless_default(), batch = %source.id, sequence = place.sequence.0,
                 "a dead letter is damaged and is not redriven");
             continue;
         };

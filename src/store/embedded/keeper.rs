@@ -336,6 +336,10 @@ impl Keeper {
             let applied = effects.apply(&mut scheduler, now);
             let limits = &self.shared.limits;
             let copies = &mut self.chores.copies;
+            // One that came with the group may have waited for what the group ended.
+            for (no, left) in effects.copying.drain(..) {
+                copies.put(no, left);
+            }
             copies.wake(|tenant, bytes| limits.admits_one(tenant, scheduler.loads(), bytes));
             applied
         };
@@ -353,14 +357,10 @@ impl Keeper {
         for (batch, pause) in effects.policy_paused {
             tracing::warn!(%batch, reason = %pause.why, "a batch is paused: too much of it failed");
         }
-        let Chores { sweeps, copies } = &mut self.chores;
-        for (no, left) in effects.copying {
-            copies.put(no, left);
-        }
         for &no in &effects.ending {
-            copies.hurry(no);
+            self.chores.copies.hurry(no);
         }
-        sweeps.extend(effects.ending);
+        self.chores.sweeps.extend(effects.ending);
         effects.stops.iter().for_each(CancellationToken::cancel);
         self.shared.hints.journals_grew(effects.changed.into_iter());
         for queue in &queues {

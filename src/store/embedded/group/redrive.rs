@@ -88,7 +88,7 @@ impl Group<'_> {
         let reach = CopyReach::chunk(most, self.admission.limits, room);
         let copies = copies::collect(self.reading(), source, chosen, span, reach)?;
         if let Some(full) = &copies.oversized {
-            tracing::warn!(batch = %source.id, limit = %full.setting(),
+            tracing::warn!(tenant = source.tenant.unless_default(), batch = %source.id, limit = %full.setting(),
                 "dead letters that are larger than a limit are not redriven");
         }
         Ok(copies)
@@ -127,25 +127,23 @@ impl Group<'_> {
     /// Copies the next chunk of a redrive's letters into its batch and seals it after the last.
     /// Answers what is left.
     pub(crate) fn copy(&mut self, no: BatchNo) -> rusqlite::Result<Left> {
-        let (id, first) = {
-            let mut scheduler = lock(self.scheduler);
-            match self.touch(&mut scheduler, no) {
-                Some(batch) if batch.state == BatchState::Open => {
-                    (batch.head.id.clone(), batch.staged_total)
-                }
-                Some(_) | None => {
-                    // It ended early: what is not copied yet stays a dead letter.
-                    drop(scheduler);
-                    rows::end_redrive(self.db, no)?;
-                    return Ok(Left::Nothing);
-                }
-            }
+        let open = {
+            let scheduler = lock(self.scheduler);
+            let batch = scheduler.batch(no);
+            let batch = batch.filter(|batch| batch.state == BatchState::Open);
+            batch.map(|batch| (batch.head.id.clone(), batch.staged_total))
+        };
+        let Some((id, first)) = open else {
+            // It ended early: what is not copied yet stays a dead letter.
+            rows::end_redrive(self.db, no)?;
+            return Ok(Left::Nothing);
         };
         let mut left = Left::Nothing;
-        if let Some((copies, all)) = self.next_copies(no)? {
+        if let Some((copies, from, all)) = self.next_copies(no)? {
             self.append_copies(&id, (no, first), &copies)?;
             left = all;
-            if left != Left::Nothing {
+            // Who was woken in vain writes nothing: a commit without changes costs no sync.
+            if left != Left::Nothing && copies.reached != from {
                 rows::move_redrive(self.db, no, copies.reached)?;
             }
         }
@@ -166,8 +164,9 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// The next chunk of a redrive, and what is left behind it. `None` if its source is gone.
-    fn next_copies(&self, no: BatchNo) -> rusqlite::Result<Option<(Copies, Left)>> {
+    /// The next chunk of a redrive, where it begins, and what is left behind it. `None` if its source is
+    /// gone.
+    fn next_copies(&self, no: BatchNo) -> rusqlite::Result<Option<(Copies, Sequence, Left)>> {
         let Some(row) = rows::redrive(self.db, no)? else {
             return Ok(None);
         };
@@ -177,7 +176,7 @@ impl Group<'_> {
         let (span, most) = ((row.after, row.until), limits::CHORE_ITEMS_MAX as usize);
         let copies = self.collect(&source.batch.head, &row.chosen, span, most)?;
         let left = copies.left(&source.batch.head.tenant, row.until);
-        Ok(Some((copies, left)))
+        Ok(Some((copies, row.after, left)))
     }
 
     fn append_copies(
@@ -220,7 +219,11 @@ impl Group<'_> {
     ) -> rusqlite::Result<Vec<(i64, u32)>> {
         rows::insert_stored_items(self.db, no, first, &copies.items)?;
         for &letter in &copies.letters {
-            rows::mark_redriven(self.db, letter, id)?;
+            let was_one = rows::mark_redriven(self.db, letter, id)?;
+            debug_assert!(
+                was_one,
+                "nothing else changes letters between look and copy"
+            );
         }
         self.effects.redriven += copies.letters.len() as u64;
         self.effects.copied_bytes += copies.bytes;

@@ -22,6 +22,15 @@ pub(crate) struct Keeping<'a> {
 impl Group<'_> {
     /// Takes a batch that is over off the books.
     pub(super) fn remove(&mut self, no: BatchNo) -> Result<(), Refusal> {
+        self.snag = Some(Snag::Batch(no));
+        let removed = self.try_remove(no);
+        if !matches!(removed, Err(Refusal::Failed(_))) {
+            self.snag = None;
+        }
+        removed
+    }
+
+    fn try_remove(&mut self, no: BatchNo) -> Result<(), Refusal> {
         let row = rows::batch(self.db, no)?;
         if !row.ok_or(StoreError::NoBatch)?.batch.state.is_terminal() {
             return Err(StoreError::NotOver.into());
