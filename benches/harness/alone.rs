@@ -221,7 +221,6 @@ pub(crate) fn done(lease: &Lease, output: Payload) -> Settlement {
         head: Arc::clone(&lease.head),
         id: None,
         end: LeaseEnd::Finish(Ending::Succeeded(output)),
-        start_by: None,
         finish_by: None,
         spent: lease.spent + 1,
         worker: "local".into(),

@@ -95,21 +95,20 @@ impl Executor {
         let started = clock::now();
         let queued = lease.granted.since(lease.ready_since);
         self.queue_metrics.granted(queued);
-        let (id, [start_by, finish_by], ended) =
+        let (id, finish_by, ended) =
             if let Ok(spec) = std::mem::replace(&mut lease.spec, Err(Damaged)) {
                 let spec = Arc::new(spec);
                 let ended = self.run_item(&lease, &spec, slot).await;
-                (spec.id.clone(), [spec.start_by, spec.finish_by], ended)
+                (spec.id.clone(), spec.finish_by, ended)
             } else {
                 let ending = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
-                (None, [None; 2], Ended::unattempted(ending))
+                (None, None, Ended::unattempted(ending))
             };
         Settlement {
             token: lease.token,
             head: lease.head,
             id,
             end: ended.end,
-            start_by,
             finish_by,
             spent: lease.spent + u32::from(ended.charged),
             worker: if ended.ran { LOCAL_WORKER } else { "" }.into(),

@@ -163,7 +163,6 @@ pub(crate) fn settlement(lease: &Lease, end: LeaseEnd) -> Settlement {
         head: Arc::clone(&lease.head),
         id: lease.spec.as_ref().unwrap().id.clone(),
         end,
-        start_by: lease.spec.as_ref().unwrap().start_by,
         finish_by: lease.spec.as_ref().unwrap().finish_by,
         spent: lease.spent + 1,
         worker: "w".into(),

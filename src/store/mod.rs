@@ -211,8 +211,6 @@ pub struct Settlement {
     pub id: Option<Box<str>>,
     /// With what.
     pub end: LeaseEnd,
-    /// When the item's first attempt must have begun.
-    pub start_by: Option<Timestamp>,
     /// When the item must have its result: nothing succeeds from then on, and no attempt follows.
     pub finish_by: Option<Timestamp>,
     /// Attempts charged, this one included if it is.

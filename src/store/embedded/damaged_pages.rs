@@ -15,7 +15,9 @@ use crate::domain::ids::{BatchId, BatchUid, QueueName, Sequence};
 use crate::domain::item::{Ending, ItemSpec};
 use crate::domain::payload::Payload;
 use crate::store::conformance::{failed, new_batch, open, settlement};
-use crate::store::{Content, Created, LeaseEnd, NewBatch, Redrive, Store, StoreError};
+use crate::store::{
+    Charge, Content, Created, LeaseEnd, NewBatch, Redrive, Store, StoreError, Verdict,
+};
 
 const PAGE_BYTES: usize = 16 << 10;
 
@@ -288,6 +290,34 @@ async fn what_is_over_ends_although_the_times_of_others_are_damaged() {
         "{:?}",
         batch.tally
     );
+    assert!(!store.fatal().is_cancelled());
+    store.close();
+}
+
+// Its `start_by` was noted again: damage where it was noted ended the server, and each start after it.
+#[tokio::test]
+async fn what_is_given_back_needs_none_of_the_times() {
+    const ITEMS: u32 = 1300;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let mut early = items(ITEMS);
+    for item in &mut early {
+        item.start_by = Some(clock::now().plus(Duration::from_secs(3600)));
+    }
+    create(&store, new_batch(Some("b"), None, Content::Whole(early))).await;
+    store.close();
+    damage_leaves(dir.path(), "item_times", |leaves| 0..leaves.len());
+    let store = open(&dir);
+    let want = usize::try_from(ITEMS).unwrap();
+    let leased = store.lease(&QueueName::default(), want, 3).await.unwrap();
+    let end = LeaseEnd::Release {
+        due: Timestamp(1),
+        error: failed(),
+        charge: Charge::Release,
+    };
+    let given_back = leased.leases.iter().map(|it| settlement(it, end.clone()));
+    let verdicts = store.settle(given_back.collect()).await;
+    assert_eq!(verdicts, Ok(vec![Verdict::Released; want]));
     assert!(!store.fatal().is_cancelled());
     store.close();
 }

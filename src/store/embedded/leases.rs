@@ -112,12 +112,7 @@ impl Store {
         if !untraced.is_empty() {
             let untraced = untraced.into_iter().map(|lease| {
                 let end = given_back("the disk is full", limits::UNTRACED_WAIT);
-                let start_by = lease.spec.ok().and_then(|spec| spec.start_by);
-                let settlement = unstarted(lease.token, lease.head, lease.spent, end);
-                Settlement {
-                    start_by,
-                    ..settlement
-                }
+                unstarted(lease.token, lease.head, lease.spent, end)
             });
             self.give_back(untraced.collect()).await;
         }
@@ -200,7 +195,6 @@ fn unstarted(token: LeaseToken, head: Arc<BatchHead>, spent: u32, end: LeaseEnd)
         head,
         id: None,
         end,
-        start_by: None,
         finish_by: None,
         spent,
         worker: "".into(),

@@ -125,24 +125,19 @@ impl Group<'_> {
             .touch(&mut scheduler, item.batch)
             .ok_or(StoreError::Ended)?;
         let before = batch.pasts.get(&item.index).copied().unwrap_or_default();
-        let began = before.began || charge.began();
         let past = match charge {
             Charge::Nothing => before,
             Charge::Attempt | Charge::Release | Charge::Stop => Past {
                 attempts: attempt,
                 spent: settlement.spent,
                 releases: before.releases + u32::from(charge == Charge::Release),
-                began,
+                began: before.began || charge.began(),
                 ..before
             },
         };
         scheduler.end_lease(item, &mut self.undo);
         drop(scheduler);
         self.note_attempt(settlement, end)?;
-        if let Some(at) = settlement.start_by.filter(|_| !began) {
-            // It may have come while the lease was out, and was forgotten.
-            rows::insert_time(self.db, item, ItemTime::StartBy, at)?;
-        }
         self.effects.ended.push(item);
         self.effects.resumed.push((item, past, due));
         Ok(())

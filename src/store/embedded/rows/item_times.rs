@@ -18,21 +18,10 @@ pub(crate) struct TimeRow {
 pub(super) fn insert_times(db: &Connection, item: ItemKey, spec: &ItemSpec) -> Sql<()> {
     for kind in ItemTime::ALL {
         if let Some(at) = kind.of(spec) {
-            insert_time(db, item, kind, at)?;
+            let sql = "INSERT INTO item_times(item, kind, at_ms) VALUES (?,?,?)";
+            cached(db, sql)?.execute(params![item.packed(), kind as u8, at.0])?;
         }
     }
-    Ok(())
-}
-
-/// Notes a time that an item has of its own, unless it is noted.
-pub(crate) fn insert_time(
-    db: &Connection,
-    item: ItemKey,
-    kind: ItemTime,
-    at: Timestamp,
-) -> Sql<()> {
-    let sql = "INSERT OR IGNORE INTO item_times(item, kind, at_ms) VALUES (?,?,?)";
-    cached(db, sql)?.execute(params![item.packed(), kind as u8, at.0])?;
     Ok(())
 }
 

@@ -24,9 +24,7 @@ pub(crate) use self::batches::{
 pub(crate) use self::item_ids::{
     entries, id_hash, index_of, insert_run, is_named, named, upload_entries,
 };
-pub(crate) use self::item_times::{
-    TimeRow, due_times, insert_time, is_time_due, put_time_off, remove_time,
-};
+pub(crate) use self::item_times::{TimeRow, due_times, is_time_due, put_time_off, remove_time};
 pub(crate) use self::items::{
     StoredItem, client_ids, insert_items, insert_stored_items, items, items_within, last_item,
     stored_items,
