@@ -83,6 +83,16 @@ impl Ended {
             ran: false,
         }
     }
+
+    /// How long the attempt ran that began then: not at all if the handler was not called, however
+    /// long it took to find that out.
+    fn ran_since(&self, started: Timestamp) -> Duration {
+        if self.ran {
+            clock::now().since(started)
+        } else {
+            Duration::ZERO
+        }
+    }
 }
 
 impl Executor {
@@ -104,6 +114,7 @@ impl Executor {
                 let ending = failed(Reason::CORRUPT_RECORD, "the stored input is damaged");
                 (None, None, Ended::unattempted(ending))
             };
+        let ran = ended.ran_since(started);
         Settlement {
             token: lease.token,
             head: lease.head,
@@ -114,7 +125,7 @@ impl Executor {
             worker: if ended.ran { LOCAL_WORKER } else { "" }.into(),
             queued,
             started,
-            ran: clock::now().since(started),
+            ran,
         }
     }
 
@@ -373,4 +384,22 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Outcome {
         Reason::PANIC,
         &format!("the handler panicked: {text}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that ticked meanwhile made results of items that never ran tell how long they had run.
+    #[test]
+    fn what_never_ran_ran_for_no_time() {
+        let long_ago = Timestamp(0);
+        let refused = Ended::unattempted(failed(Reason::INPUT_TOO_LARGE, "too large"));
+        assert_eq!(refused.ran_since(long_ago), Duration::ZERO);
+        let ran = Ended {
+            ran: true,
+            ..refused
+        };
+        assert!(ran.ran_since(long_ago) > Duration::ZERO);
+    }
 }
