@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tonic::transport::Endpoint;
 
 use super::exit::{Exit, Failure};
-use super::on_behalf::{Line, OnBehalf};
+use super::on_behalf::{Line, OnBehalf, Told};
 use super::refusal::{self, Trouble};
 use super::room::Room;
 use super::tell;
@@ -63,6 +63,10 @@ pub(super) struct ServerArguments {
     /// Act for this tenant, on a server that trusts the header `sooner-tenant`
     #[arg(long, value_name = "NAME", env = "SOONER_TENANT", value_parser = Tenant::parse)]
     tenant: Option<Tenant>,
+
+    /// Whether it was told that the server acts for another one.
+    #[arg(skip)]
+    other_tenant_told: Told,
 }
 
 /// A server's address, checked.
@@ -125,7 +129,7 @@ impl ServerArguments {
                 .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT),
             url: self.server.clone(),
-            tenant: OnBehalf::of(self.tenant.as_ref()),
+            tenant: OnBehalf::of(self.tenant.as_ref(), &self.other_tenant_told),
             retry_for: self.retry_for,
             reached: Arc::default(),
         })
@@ -306,6 +310,7 @@ mod tests {
             server: server.into(),
             retry_for: None,
             tenant: None,
+            other_tenant_told: Told::default(),
         }
     }
 

@@ -24,9 +24,12 @@ pub(super) struct OnBehalf(Option<Arc<Named>>);
 #[derive(Debug)]
 struct Named {
     header: HeaderValue,
-    /// Whether it was told that the server takes calls for another tenant's.
-    told: AtomicBool,
+    /// Whether it was told that the server takes calls for another tenant's, over whichever connection.
+    told: Told,
 }
+
+/// Whether something was told that is told once.
+pub(super) type Told = Arc<AtomicBool>;
 
 /// A connection whose calls act for a tenant.
 #[derive(Clone, Debug)]
@@ -36,10 +39,10 @@ pub(super) struct Line {
 }
 
 impl OnBehalf {
-    pub(super) fn of(tenant: Option<&Tenant>) -> Self {
+    pub(super) fn of(tenant: Option<&Tenant>, told: &Told) -> Self {
         let named = tenant.map(|tenant| Named {
             header: tenant.as_str().parse().expect("a tenant's name is ASCII"),
-            told: AtomicBool::new(false),
+            told: Arc::clone(told),
         });
         Self(named.map(Arc::new))
     }
@@ -58,12 +61,20 @@ impl Named {
             return;
         };
         if !self.told.swap(true, Ordering::Relaxed) {
-            let (asked, other) = (text(&self.header), text(other));
-            tell(&format!(
-                "warning: the server acts for tenant {other}, not {asked}: it does not trust the header {HEADER} (trust_tenant_header in its configuration)"
-            ));
+            tell(&warning(text(&self.header), text(other)));
         }
     }
+}
+
+/// What is told of a server that acts for another tenant than it was asked to.
+fn warning(asked: &str, other: &str) -> String {
+    // A server that does not look at the header acts for everybody's tenant; any other name it was told.
+    let why = if other == Tenant::default().as_str() {
+        format!("it does not trust the header {HEADER} (trust_tenant_header in its configuration)")
+    } else {
+        format!("something in front of it, such as a proxy, sets the header {HEADER} itself")
+    };
+    format!("warning: the server acts for tenant {other}, not {asked}: {why}")
 }
 
 fn text(header: &HeaderValue) -> &str {
@@ -93,5 +104,26 @@ impl Service<Request<Body>> for Line {
             }
             Ok(answer)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proxy that says itself for whom calls act made this blame the server.
+    #[test]
+    fn the_warning_names_what_took_the_name_away() {
+        let untrusted = warning("acme", "default");
+        assert!(
+            untrusted.contains("it does not trust the header"),
+            "{untrusted}"
+        );
+        let replaced = warning("acme", "umbrella");
+        assert_eq!(
+            replaced,
+            "warning: the server acts for tenant umbrella, not acme: something in front of it, such as \
+             a proxy, sets the header sooner-tenant itself"
+        );
     }
 }

@@ -224,3 +224,18 @@ async fn dead_letters_are_purged_once_somebody_says_which() {
     let none = asked(&server, &["dead", "purge", "--all"]);
     assert_eq!(none.stdout, "purged 0 dead letters\n");
 }
+
+/// A redrive that waits asks the server over two connections, and each had its own warning.
+#[tokio::test]
+async fn a_redrive_that_waits_warns_of_another_tenant_once() {
+    let setup = ServerSetup::broken();
+    let (server, _client) = used(&setup).await;
+    setup.mend();
+    let all = [
+        "dead", "redrive", "nightly", "--all", "--wait", "--tenant", "acme",
+    ];
+    let run = asked(&server, &all);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let warned = run.stderr.matches("warning: the server acts for tenant");
+    assert_eq!(warned.count(), 1, "{}", run.stderr);
+}
