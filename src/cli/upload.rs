@@ -12,6 +12,7 @@ use super::exit::{Exit, Failure};
 use super::following::{Followed, Sink};
 use super::input::Source;
 use super::refusal::Trouble;
+use super::room::Room;
 use super::specs;
 use crate::wire::stream_batch_request::Message as Asked;
 use crate::wire::stream_batch_response::Message as Said;
@@ -47,6 +48,14 @@ impl Stage {
     /// Whether it had all its items when this upload began: it takes no more.
     pub(super) fn was_sealed(&self) -> bool {
         self.was_sealed.load(Ordering::Acquire)
+    }
+
+    /// Notes how many items the server has. Where more came in there was room.
+    fn note(&self, durable: u64, room: &mut Room) {
+        let before = self.durable.fetch_max(durable, Ordering::AcqRel);
+        if durable > before {
+            room.came();
+        }
     }
 }
 
@@ -166,7 +175,7 @@ impl<'a> Upload<'a> {
             }
             if let Some(durable) = trouble.durable_items() {
                 self.backlog.confirm(durable);
-                self.note(durable);
+                self.stage.note(durable, &mut patience.room);
             }
             if trouble.is_of_sealed_batch() && !self.uid.is_empty() && !self.stage.was_sealed() {
                 // It was open when we came, and nobody seals it but us: it has ended early.
@@ -273,9 +282,10 @@ impl<'a> Upload<'a> {
         patience: &mut Patience,
     ) -> Result<Option<Uploaded>, Break> {
         match answer.message {
-            Some(Said::Accepted(accepted)) => self.accepted(accepted, sink)?,
+            Some(Said::Accepted(accepted)) => self.accepted(accepted, sink, patience)?,
             Some(Said::Ack(durable)) => {
-                if durable.accepted_items > self.stage.durable() || durable.sealed {
+                self.stage.note(durable.accepted_items, &mut patience.room);
+                if durable.sealed {
                     patience.room.came();
                 }
                 if let Some(wait) = &durable.waiting
@@ -284,7 +294,6 @@ impl<'a> Upload<'a> {
                     sink.progress.say(&line);
                 }
                 self.backlog.confirm(durable.accepted_items);
-                self.note(durable.accepted_items);
                 if durable.sealed && self.leg == Leg::Finished {
                     self.stage.sealed.store(true, Ordering::Release);
                     if self.until == Until::Sealed {
@@ -323,7 +332,12 @@ impl<'a> Upload<'a> {
         Ok(None)
     }
 
-    fn accepted(&mut self, accepted: StreamAccepted, sink: &Sink) -> Result<(), Break> {
+    fn accepted(
+        &mut self,
+        accepted: StreamAccepted,
+        sink: &Sink,
+        patience: &mut Patience,
+    ) -> Result<(), Break> {
         let is_first = self.uid.is_empty();
         self.stage.accepted.store(true, Ordering::Release);
         if is_first && self.announces {
@@ -340,7 +354,11 @@ impl<'a> Upload<'a> {
         if !self.backlog.begin_again(accepted.accepted_items) {
             return Err(lost("confirmed items"));
         }
-        self.note(accepted.accepted_items);
+        self.stage.note(accepted.accepted_items, &mut patience.room);
+        if accepted.created {
+            // Room for the batch; its items may have to wait for theirs as long again.
+            patience.room.came();
+        }
         if is_first {
             self.was_there = accepted.accepted_items > 0;
             let was_sealed = &self.stage.was_sealed;
@@ -351,10 +369,6 @@ impl<'a> Upload<'a> {
         // From now on no new batch of this id will do.
         self.start.resume = true;
         Ok(())
-    }
-
-    fn note(&self, durable: u64) {
-        self.stage.durable.fetch_max(durable, Ordering::AcqRel);
     }
 
     /// Whether the batch has as many items as the input.
@@ -384,5 +398,29 @@ async fn reserve(
     match requests {
         Some(requests) => requests.reserve_owned().await.ok(),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Items that came in while the connection was lost left the wait for their room standing, and the
+    /// next one short of time.
+    #[test]
+    fn a_wait_for_room_is_over_once_the_server_has_more_however_that_is_learnt() {
+        let stage = Stage::default();
+        let mut room = Room::waited_for(Duration::from_secs(60));
+        let lasts_too_long = |room: &Room| room.check(Duration::from_secs(61)).is_err();
+        for items in [5, 6] {
+            room.none("QUEUE_FULL", "too much");
+            stage.note(5 * u64::from(items == 6), &mut room);
+            assert!(lasts_too_long(&room), "nothing more came in");
+            stage.note(items, &mut room);
+            assert!(!lasts_too_long(&room));
+            assert_eq!(stage.durable(), items);
+        }
     }
 }
