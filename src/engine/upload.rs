@@ -18,6 +18,7 @@ use crate::domain::ids::{BatchId, BatchUid, QueueName, RequestId, Sequence, Tena
 use crate::domain::item::ItemSpec;
 use crate::domain::settings::{BatchOptions, OnDisconnect, UploadTerms};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::admission::Full;
 use crate::store::{Content, Keys, NewBatch, StoreError};
 
 /// What opens an upload or attaches to one, checked.
@@ -82,6 +83,30 @@ pub struct Upload {
     attachment: Attachment,
     /// What there is no room for now, while an append waits for it.
     no_room: watch::Sender<Option<Error>>,
+}
+
+/// An append under way, as those see it who are told what it waits for. However it ends, it waits for
+/// nothing then.
+struct Appending<'a>(&'a watch::Sender<Option<Error>>);
+
+impl Appending<'_> {
+    /// It waits for room: says what for, unless that was said.
+    fn waits(&self, full: &Full) {
+        let why = waiting_for_room(full);
+        self.0.send_if_modified(|told| {
+            let is_news = told.as_ref().map(Error::message) != Some(why.message());
+            if is_news {
+                *told = Some(why);
+            }
+            is_news
+        });
+    }
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|told| told.take().is_some());
+    }
 }
 
 /// Why items were not appended. Nothing of them was.
@@ -212,6 +237,7 @@ impl Upload {
         mut first: u32,
         mut items: Vec<ItemSpec>,
     ) -> Result<u32, AppendError> {
+        let appending = Appending(&self.no_room);
         loop {
             self.check_may_go_on()?;
             let accepted = self.accepted.load(Ordering::Relaxed);
@@ -233,14 +259,13 @@ impl Upload {
                     (first, items) = (accepted, Arc::unwrap_or_clone(rest));
                 }
                 Err(StoreError::Full(full)) if !full.never => {
-                    self.tell_room(Some(waiting_for_room(&full)));
-                    self.room(&rest).await?;
+                    appending.waits(&full);
+                    self.room(&rest, &appending).await?;
                     (first, items) = (accepted, Arc::unwrap_or_clone(rest));
                 }
                 total => {
                     let total = total?;
                     self.accepted.store(total, Ordering::Relaxed);
-                    self.tell_room(None);
                     self.attachment.went_on();
                     return Ok(total);
                 }
@@ -269,11 +294,17 @@ impl Upload {
         }
     }
 
-    /// Waits until it looks as if items could be appended, or the batch takes no more.
-    async fn room(&self, items: &[ItemSpec]) -> Result<()> {
+    /// Waits until it looks as if items could be appended, or would be refused for good.
+    async fn room(&self, items: &[ItemSpec], appending: &Appending<'_>) -> Result<()> {
         let (store, no) = (&self.engine.0.store, self.batch.head.no);
         let superseded = self.superseded();
-        while store.is_open(no) && !store.has_room(&self.batch.head.tenant, items) {
+        while store.is_open(no)
+            && let Err(full) = store.room_for(&self.batch.head.tenant, items)
+        {
+            if full.never {
+                break;
+            }
+            appending.waits(&full);
             self.check_may_go_on()?;
             tokio::select! {
                 () = superseded.cancelled() => {}
@@ -282,17 +313,6 @@ impl Upload {
             }
         }
         Ok(())
-    }
-
-    /// Notes whether there is no room, and for what when the wait begins.
-    fn tell_room(&self, no_room: Option<Error>) {
-        self.no_room.send_if_modified(|told| {
-            let is_news = told.is_some() != no_room.is_some();
-            if is_news {
-                *told = no_room;
-            }
-            is_news
-        });
     }
 
     fn check_may_go_on(&self) -> Result<()> {
@@ -388,4 +408,41 @@ impl From<AppendError> for Error {
 pub fn superseded() -> Error {
     let message = "another call goes on with this upload; only the newest may";
     Error::new(ErrorKind::Superseded, "UPLOAD_SUPERSEDED", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::admission::Bound;
+
+    /// Once a wait had ended with an error, or with what another call had appended, the next one was
+    /// no news to those who are told.
+    #[test]
+    fn a_wait_for_room_is_told_anew_each_time_and_when_what_lacks_is_another() {
+        let full = |tenant| Full {
+            tenant,
+            bound: Bound::QueuedItems,
+            most: 2,
+            never: false,
+        };
+        let (quota, all) = (full(Some(Tenant::default())), full(None));
+        let (sender, mut told) = watch::channel(None);
+        let mut news = || {
+            let is_news = told.has_changed().unwrap();
+            let why = told.borrow_and_update();
+            is_news.then(|| why.as_ref().map(Error::reason))
+        };
+        for _ in 0..2 {
+            let appending = Appending(&sender);
+            assert_eq!(news(), None, "it does not wait yet");
+            appending.waits(&quota);
+            assert_eq!(news(), Some(Some("QUOTA")));
+            appending.waits(&quota);
+            assert_eq!(news(), None, "the same");
+            appending.waits(&all);
+            assert_eq!(news(), Some(Some("QUEUE_FULL")));
+            drop(appending);
+            assert_eq!(news(), Some(None), "it waits no more");
+        }
+    }
 }

@@ -196,3 +196,47 @@ async fn a_tenant_at_its_quota_is_refused_and_others_are_not() {
         .unwrap_err();
     assert_refused(&refused, "QUEUE_FULL", "limits.open_batches");
 }
+
+/// The wait was told once, with a reason that was not true any more.
+#[tokio::test]
+async fn an_upload_that_waits_is_told_when_another_limit_is_in_its_way() {
+    let setup = ServerSetup::gated(
+        1,
+        "[limits]\nqueued_items = 3\n[tenants.default]\nqueued_items = 2\n\
+         [server]\ntrust_tenant_header = true\n",
+    );
+    let gates = Gates::new(&setup, ["own", "other"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    client.create("own", vec![gates.item("own")]).await.unwrap();
+    let others = vec![gates.item("other"), gates.free_item("x")];
+    create_for(&mut client.stub, "other", "other", others)
+        .await
+        .unwrap();
+    let upload = UploadCall::open(&client, upload_start("upload")).await;
+    let mut upload = upload.unwrap();
+    let items = vec![gates.free_item("y"), gates.free_item("z")];
+    upload.items(0, items).await;
+    assert_eq!(upload.waits_for_room().await.0, "QUOTA");
+    gates.open("own").await;
+    assert_eq!(upload.waits_for_room().await.0, "QUEUE_FULL");
+    gates.open("other").await;
+    upload.durable(2).await;
+}
+
+/// One limit that passes hid another that does not: the upload waited for ever.
+#[tokio::test]
+async fn an_upload_that_waits_is_refused_once_only_what_never_fits_is_in_its_way() {
+    let setup = limited(1, "queued_items = 1\nqueued_bytes = \"500B\"");
+    let gates = Gates::new(&setup, ["a"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    client.create("full", vec![gates.item("a")]).await.unwrap();
+    let upload = UploadCall::open(&client, upload_start("upload")).await;
+    let mut upload = upload.unwrap();
+    upload.items(0, vec![item("x".repeat(501))]).await;
+    assert_eq!(upload.waits_for_room().await.0, "QUEUE_FULL");
+    gates.open("a").await;
+    let refused = upload.failed().await;
+    assert_refused_for_good(&refused, "QUEUE_FULL", "limits.queued_bytes");
+}

@@ -11,6 +11,7 @@ use crate::base::{clock, limits};
 use crate::domain::ids::Tenant;
 use crate::domain::item::ItemSpec;
 use crate::domain::pause::PausedBy;
+use crate::store::admission::Full;
 use crate::store::{StoreError, input_bytes};
 
 impl Store {
@@ -57,9 +58,9 @@ impl Store {
         }
     }
 
-    /// Whether these items could be appended now, as far as bounds on what is not over are concerned.
-    /// Somebody else may be faster.
-    pub fn has_room(&self, tenant: &Tenant, items: &[ItemSpec]) -> bool {
+    /// Whether these items could be appended now, as far as bounds on what is not over are concerned;
+    /// else which of them is in the way. Somebody else may be faster.
+    pub fn room_for(&self, tenant: &Tenant, items: &[ItemSpec]) -> Result<(), Full> {
         let more = Load {
             batches: 0,
             items: items.len() as u64,
@@ -68,7 +69,7 @@ impl Store {
         let scheduler = &self.0.shared.scheduler;
         let scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
         let there = [scheduler.loads(), &Loads::default()];
-        self.0.shared.limits.check(tenant, there, more).is_ok()
+        self.0.shared.limits.check(tenant, there, more)
     }
 
     /// Whether what is counted as accepted and not over is what the batches are, and no more than may be.
