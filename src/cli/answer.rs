@@ -15,9 +15,9 @@ use crate::base::tasks;
 pub(super) enum AnswerForm {
     /// In words or columns, for people
     Table,
-    /// JSON over several lines
+    /// One JSON document, over several lines
     Json,
-    /// A JSON object on one line
+    /// A JSON object each, on a line of its own
     Jsonl,
     /// The id alone
     Name,

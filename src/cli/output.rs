@@ -13,9 +13,9 @@ use super::shown::{Content, Shown};
 pub(super) enum Form {
     /// A line in columns, for people
     Table,
-    /// A JSON object over several lines
+    /// A JSON object each, over several lines
     Json,
-    /// A JSON object on one line
+    /// A JSON object each, on a line of its own
     Jsonl,
     /// The id alone
     Name,
