@@ -118,7 +118,7 @@ pub use async_trait::async_trait;
 #[doc(inline)]
 pub use self::base::clock::Timestamp;
 #[doc(inline)]
-pub use self::domain::attempt::{ItemError, Outcome};
+pub use self::domain::attempt::{ItemError, Outcome, Shortage};
 #[doc(inline)]
 pub use self::domain::batch::{Batch, BatchState, EndCause};
 #[doc(inline)]

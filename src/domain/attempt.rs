@@ -47,6 +47,24 @@ pub enum Outcome {
         /// How long to wait before the next attempt.
         wait: Duration,
     },
+    /// Without having begun, because the system has no thread or process for it. Nothing is charged,
+    /// however often that is so, and the item is pending again. Only the server's own handlers know
+    /// that: yours may pass it on.
+    Short(Shortage),
+}
+
+/// What the system had too little of for an attempt to begin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shortage {
+    pub(crate) error: ItemError,
+    pub(crate) wait: Duration,
+}
+
+impl Shortage {
+    /// What it was, as the item's attempts tell it.
+    pub fn error(&self) -> &ItemError {
+        &self.error
+    }
 }
 
 /// Why an item, or one attempt of it, did not succeed.
@@ -117,7 +135,7 @@ impl Code {
 /// | `FINISH_BY` | `DEADLINE_EXCEEDED` | no | the item had no result in time |
 /// | `UNKNOWN_OUTCOME` | `UNKNOWN` | no | an item of an `at_most_once` batch was interrupted |
 /// | `PANIC` | `INTERNAL` | yes | the handler's code panicked |
-/// | `SPAWN_FAILED` | `INTERNAL` | yes | the handler's program could not be started |
+/// | `SPAWN_FAILED` | `INTERNAL` | yes | the handler's program could not be started; not charged if the system has no room for it |
 /// | `OUTPUT_TOO_LARGE` | `RESOURCE_EXHAUSTED` | no | the output is over its cap |
 /// | `OUTPUT_INVALID` | `INTERNAL` | no | the output's media type is none |
 /// | `INPUT_TOO_LARGE` | `RESOURCE_EXHAUSTED` | no | the input does not fit where the handler wants it |
@@ -314,6 +332,8 @@ pub struct UnderWay {
 pub struct PastAttempt {
     /// Its number, from 1.
     pub number: u32,
+    /// Whether it has begun: not if its handler gave it back, or the system had no room for it.
+    pub began: bool,
     /// When it began, if that is known.
     pub started: Option<Timestamp>,
     /// When it ended; `None` if the server ended under it, as nobody saw when.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{Attempt, Handler};
 use crate::base::limits;
 use crate::base::tasks::Threads;
-use crate::domain::attempt::{ItemError, Outcome, Reason};
+use crate::domain::attempt::{ItemError, Outcome, Reason, Shortage};
 
 /// A handler that is an asynchronous function; see [`handler_fn`].
 pub struct HandlerFn(Box<dyn Fn(Attempt) -> Computing + Send + Sync>);
@@ -119,10 +119,10 @@ impl Handler for Blocking {
         });
         match computed {
             Ok(computed) => computed.await.unwrap_or_else(|panic| resume_unwind(panic)),
-            Err(error) => Outcome::Released {
+            Err(error) => Outcome::Short(Shortage {
                 error: ItemError::of(Reason::NO_THREAD, &format!("start a thread: {error}")),
                 wait: limits::NO_THREAD_WAIT,
-            },
+            }),
         }
     }
 

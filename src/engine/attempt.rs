@@ -13,7 +13,7 @@ use super::{Attempt, Handler, QueueSettings};
 use crate::base::clock::{self, Timestamp};
 use crate::base::metrics::{AttemptEnd, Metrics, QueueMetrics};
 use crate::base::{entropy, limits};
-use crate::domain::attempt::{ItemError, Outcome, Reason};
+use crate::domain::attempt::{ItemError, Outcome, Reason, Shortage};
 use crate::domain::batch::EndCause;
 use crate::domain::item::{Ending, ItemSpec, ItemTime};
 use crate::domain::retry::{MAX_CRASHES_DEFAULT, RetryDecision, RetryPolicy};
@@ -170,7 +170,10 @@ impl Executor {
         self.metrics
             .returned
             .note(item.batch.0, item.index, returned);
-        let charged = !matches!(outcome, Ok(Outcome::Released { .. }) | Err(Over::Stopped));
+        let charged = !matches!(
+            outcome,
+            Ok(Outcome::Released { .. } | Outcome::Short(_)) | Err(Over::Stopped)
+        );
         let end = match outcome {
             Ok(outcome) => self.judge(lease, &settings.policy(), outcome),
             Err(Over::Time(ending)) => LeaseEnd::Finish(ending),
@@ -274,10 +277,10 @@ impl Executor {
             Outcome::Failed(error) => judge_failure(lease, policy, error, None),
             Outcome::FailedFor { error, wait } => judge_failure(lease, policy, error, Some(wait)),
             // The item is innocent of what the system is short of, for however long.
-            Outcome::Released { error, wait } if is_shortage(&error) => LeaseEnd::Release {
+            Outcome::Short(Shortage { error, wait }) => LeaseEnd::Release {
                 due: due_after(wait),
                 error: error.within_bounds(),
-                charge: Charge::Nothing,
+                charge: Charge::Unbegun,
             },
             Outcome::Released { error, .. } if lease.releases + 1 >= limits::RELEASES_MAX => {
                 let message = format!(
@@ -301,7 +304,9 @@ fn end_of(outcome: &Result<Outcome, Over>) -> AttemptEnd {
     match outcome {
         Err(Over::Time(_)) => AttemptEnd::TimedOut,
         Ok(Outcome::Succeeded(_)) => AttemptEnd::Succeeded,
-        Ok(Outcome::Released { .. }) | Err(Over::Stopped) => AttemptEnd::Released,
+        Ok(Outcome::Released { .. } | Outcome::Short(_)) | Err(Over::Stopped) => {
+            AttemptEnd::Released
+        }
         Ok(Outcome::Failed(error)) if &*error.reason == Reason::ITEM_TIMEOUT.name => {
             AttemptEnd::TimedOut
         }
@@ -335,12 +340,6 @@ fn judge_failure(
     }
 }
 
-/// Whether an attempt was given back because the system has no room for another one.
-fn is_shortage(error: &ItemError) -> bool {
-    let own = [Reason::NO_THREAD, Reason::SPAWN_FAILED];
-    own.iter().any(|reason| *reason.name == *error.reason)
-}
-
 fn due_after(wait: Duration) -> Timestamp {
     clock::now().plus(wait.min(limits::DURATION_MAX))
 }
@@ -354,7 +353,10 @@ fn ran_into(limit: Limit, late: Option<Outcome>) -> Result<ItemError, Ending> {
         Limit::Batch(_) => "its batch's time was over while it ran".to_owned(),
     };
     if let Some(
-        Outcome::Failed(error) | Outcome::FailedFor { error, .. } | Outcome::Released { error, .. },
+        Outcome::Failed(error)
+        | Outcome::FailedFor { error, .. }
+        | Outcome::Released { error, .. }
+        | Outcome::Short(Shortage { error, .. }),
     ) = late
         && !error.message.is_empty()
     {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Engine;
 use super::slots::Slots;
 use crate::base::clock::Timestamp;
+use crate::domain::attempt::{ItemError, PastAttempt};
 use crate::domain::batch::Batch;
 use crate::domain::ids::QueueName;
 use crate::domain::item::ItemSpec;
@@ -170,16 +171,29 @@ impl Engine {
             retry = retry.or(&queue.retry);
         }
         let most = retry.policy().max_attempts;
-        let until = rfc3339(until);
-        let last = item.past.last();
-        match last.and_then(|last| Some((last.number, last.error.as_ref()?))) {
-            Some((number, error)) => format!(
-                "attempt {number} ended with {}; {spent} of {most} attempts are used, the next begins at {until}",
-                error.reason
-            ),
-            None => format!("its next attempt begins at {until}"),
-        }
+        told_last(item.past.last(), (spent, most), until)
     }
+}
+
+/// How the last attempt ended, and when the next one begins.
+fn told_last(last: Option<&PastAttempt>, (spent, most): (u32, u32), until: Timestamp) -> String {
+    let until = rfc3339(until);
+    let known = last.and_then(|last| Some((last, last.error.as_ref()?)));
+    let Some((&PastAttempt { number, began, .. }, error)) = known else {
+        return format!("its next attempt begins at {until}");
+    };
+    let ItemError {
+        reason, message, ..
+    } = error;
+    let what = if began {
+        format!("attempt {number} ended with {reason}")
+    } else {
+        format!(
+            "attempt {number} did not begin: {reason}{}",
+            because(message)
+        )
+    };
+    format!("{what}; {spent} of {most} attempts are used, the next begins at {until}")
 }
 
 /// What is told of an item that only waits for its turn.
@@ -297,6 +311,7 @@ fn rfc3339(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::attempt::Reason;
 
     #[test]
     fn the_documents_tell_all_reasons_in_order() {
@@ -320,6 +335,30 @@ mod tests {
         let _taken = slots.take().await;
         let (reason, _) = told_line(&queue, &slots, None, "");
         assert_eq!(reason, WaitingReason::SlotsBusy);
+    }
+
+    #[test]
+    fn what_could_not_begin_is_told_with_its_cause() {
+        let (due, message) = (Timestamp(1_000), "cannot start \"cat\": no memory");
+        let mut last = PastAttempt {
+            number: 7,
+            began: false,
+            started: Some(Timestamp(1)),
+            ended: Some(Timestamp(1)),
+            next: Some(due),
+            error: Some(ItemError::of(Reason::SPAWN_FAILED, message)),
+            worker: "local".into(),
+        };
+        let rest = "0 of 3 attempts are used, the next begins at 1970-01-01T00:00:01Z";
+        assert_eq!(
+            told_last(Some(&last), (0, 3), due),
+            format!("attempt 7 did not begin: SPAWN_FAILED ({message}); {rest}")
+        );
+        last.began = true;
+        assert_eq!(
+            told_last(Some(&last), (0, 3), due),
+            format!("attempt 7 ended with SPAWN_FAILED; {rest}")
+        );
     }
 
     #[test]

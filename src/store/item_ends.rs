@@ -327,12 +327,13 @@ fn given(charge: Charge) -> LeaseEnd {
 async fn what_was_given_back_before_it_began_still_expires_by_its_start_by() {
     let charges = [
         Charge::Nothing,
+        Charge::Unbegun,
         Charge::Release,
         Charge::Stop,
         Charge::Attempt,
     ];
     for (late, reopened) in [(false, false), (true, false), (true, true)] {
-        let (mut fixture, batch, leases, at) = leased(4, 4, ItemSpec::with_start_by).await;
+        let (mut fixture, batch, leases, at) = leased(5, 5, ItemSpec::with_start_by).await;
         let ends = leases.iter().zip(charges);
         let ends = ends.map(|(lease, charge)| settlement(lease, given(charge)));
         let ends = ends.collect::<Vec<_>>();
@@ -348,14 +349,14 @@ async fn what_was_given_back_before_it_began_still_expires_by_its_start_by() {
                 fixture = fixture.reopen();
             }
             // It was put off while they were.
-            while fates(&fixture, &batch).await.len() < 2 {
+            while fates(&fixture, &batch).await.len() < 3 {
                 fixture.store.end_overdue().await.unwrap();
             }
         }
         let reasons = fates(&fixture, &batch).await.into_iter();
         let reasons: Vec<_> = reasons.map(|(_, reason, _)| reason).collect();
-        assert_eq!(reasons, ["START_BY"; 2], "{late} {reopened}");
-        assert_eq!(order(&fixture, 2).await, [2, 3], "{late} {reopened}");
+        assert_eq!(reasons, ["START_BY"; 3], "{late} {reopened}");
+        assert_eq!(order(&fixture, 2).await, [3, 4], "{late} {reopened}");
     }
 }
 
@@ -368,8 +369,10 @@ async fn only_what_its_handler_gave_back_counts_as_a_release() {
         (Charge::Nothing, 1, 0),
         (Charge::Nothing, 1, 0),
         (Charge::Stop, 2, 0),
-        (Charge::Release, 3, 1),
-        (Charge::Nothing, 3, 1),
+        (Charge::Unbegun, 3, 0),
+        (Charge::Release, 4, 1),
+        (Charge::Unbegun, 5, 1),
+        (Charge::Nothing, 5, 1),
     ];
     for (charge, next, releases) in charges {
         let lease = fixture.lease(1).await.remove(0);
@@ -385,7 +388,31 @@ async fn only_what_its_handler_gave_back_counts_as_a_release() {
     }
     let told = attempts(&fixture, &batch, 0).await;
     let numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, [1, 2], "what never began is none");
+    assert_eq!(numbers, [1, 3, 4], "the last of those that could not begin");
+}
+
+// A power cut between the two brought back a trace that nothing outdated: the item ended unattempted.
+#[tokio::test]
+async fn what_never_began_is_not_interrupted_whatever_its_trace_says() {
+    for options in [BatchOptions::default(), once()] {
+        let mut fixture = Fixture::new();
+        let batch = create(&fixture, options, items(1)).await;
+        for _ in 0..2 {
+            let lease = fixture.lease(1).await.remove(0);
+            assert_eq!(lease.crashes, 0);
+            let file = fixture.path().join("in-flight");
+            let trace = std::fs::read(&file).unwrap();
+            let end = settlement(&lease, given(Charge::Unbegun));
+            fixture.settle(end).await;
+            fixture.store.close();
+            std::fs::write(&file, trace).unwrap();
+            fixture = fixture.reopen();
+            assert_eq!(fates(&fixture, &batch).await, []);
+        }
+        assert_eq!(attempts(&fixture, &batch, 0).await, [told(2, "EXIT_1")]);
+        let (token, _) = fixture.finish_one(done("x")).await;
+        assert_eq!(token.attempt, 3);
+    }
 }
 
 #[tokio::test]

@@ -260,7 +260,11 @@ pub enum Charge {
     Release,
     /// An attempt that has begun and is held against nobody: the server stopped it.
     Stop,
-    /// Nothing, and it leaves no row: it never began, and nobody but the server is to blame.
+    /// Nothing: it could not begin, and nobody but the server is to blame. Its row takes the place of
+    /// the item's last such row.
+    Unbegun,
+    /// Nothing, and it leaves no row: only for what has left no trace among what runs either, which
+    /// the row would tell from an attempt that began.
     Nothing,
 }
 

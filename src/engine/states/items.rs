@@ -1,7 +1,7 @@
 //! The table of items.
 
 use super::*;
-use crate::domain::attempt::ItemError;
+use crate::domain::attempt::{ItemError, Reason, Shortage};
 use crate::domain::failures::{FailureAction, FailurePolicy};
 use crate::domain::item::{Ending, TerminalState};
 use crate::store::conformance::settlement;
@@ -59,6 +59,7 @@ enum End {
     ForGood,
     Once,
     GivenBack,
+    Short,
     Timeout,
     LastTimeout,
     OnceTimeout,
@@ -72,7 +73,7 @@ enum Limit {
     Deadline,
 }
 
-const EVENTS: [(Event, &str); 29] = [
+const EVENTS: [(Event, &str); 30] = [
     (Event::Turn, "its turn comes"),
     (Event::Ends(End::Well), "its attempt ends well"),
     (Event::Ends(End::Retryable), "it fails, attempts are left"),
@@ -80,6 +81,10 @@ const EVENTS: [(Event, &str); 29] = [
     (Event::Ends(End::ForGood), "it fails for good"),
     (Event::Ends(End::Once), "it fails, `at_most_once`"),
     (Event::Ends(End::GivenBack), "its handler gives it back"),
+    (
+        Event::Ends(End::Short),
+        "the system has no thread or process for it",
+    ),
     (Event::Ends(End::Timeout), "its timeout, attempts are left"),
     (
         Event::Ends(End::LastTimeout),
@@ -330,6 +335,10 @@ impl End {
                 error: failed(),
                 wait: Duration::ZERO,
             }),
+            Self::Short => Some(Outcome::Short(Shortage {
+                error: ItemError::of(Reason::SPAWN_FAILED, "no process"),
+                wait: Duration::ZERO,
+            })),
             Self::Timeout | Self::LastTimeout | Self::OnceTimeout => None,
         }
     }
@@ -417,4 +426,42 @@ async fn items_come_to_what_the_docs_show() {
         "over",
     ];
     assert_shown("Items", &head, &rows);
+}
+
+// Who could name the reason could have its items tried for ever.
+#[tokio::test]
+async fn only_a_shortage_costs_an_item_nothing_however_often() {
+    for at_most_once in [false, true] {
+        let options = BatchOptions {
+            at_most_once,
+            ..BatchOptions::default()
+        };
+        let mut world = World::new(options, vec![ItemSpec::new("x")], None).await;
+        let shown = ItemError::of(Reason::SPAWN_FAILED, "no process");
+        let given_back = Outcome::Released {
+            error: shown.clone(),
+            wait: Duration::ZERO,
+        };
+        let often = limits::RELEASES_MAX + 20;
+        for number in 1..=often {
+            world.lease(1).await;
+            let lease = world.leases.pop().unwrap();
+            assert_eq!(lease.token.attempt, number, "no number comes twice");
+            let short = End::Short.outcome();
+            world.run(lease, short, CancellationToken::new()).await;
+        }
+        let view = world.store.item(world.batch.head.no, 0, false).await;
+        let past = view.unwrap().past;
+        assert_eq!(past.len(), 1, "the last one stands for all");
+        assert_eq!((past[0].number, past[0].began), (often, false));
+        assert_eq!(past[0].error, Some(shown));
+        for _ in 0..limits::RELEASES_MAX {
+            assert_eq!(observed(&world).await, "PENDING");
+            world.lease(1).await;
+            let lease = world.leases.pop().unwrap();
+            let outcome = Some(given_back.clone());
+            world.run(lease, outcome, CancellationToken::new()).await;
+        }
+        assert_eq!(observed(&world).await, "FAILED `RELEASED_TOO_OFTEN`");
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::program::Program;
-use crate::domain::attempt::{ItemError, Outcome, Reason};
+use crate::domain::attempt::{ItemError, Outcome, Reason, Shortage};
 use crate::domain::payload::Payload;
 
 /// Exit codes by which a program says that another attempt is of no use: wrong usage, wrong data, no
@@ -77,11 +77,13 @@ pub(super) fn not_started(error: &io::Error, program: &Program) -> Outcome {
         &format!("cannot start {:?}: {error}", program.name()),
     );
     match Errno::from_io_error(error) {
-        // Released, not failed: the item is innocent of what the system is short of.
-        Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Outcome::Released {
-            error: failure,
-            wait: EXHAUSTED_WAIT,
-        },
+        // Not failed: the item is innocent of what the system is short of.
+        Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+            Outcome::Short(Shortage {
+                error: failure,
+                wait: EXHAUSTED_WAIT,
+            })
+        }
         Some(Errno::TOOBIG) if program.takes_input_as_argument() => {
             let message = "the input is too long for an argument";
             Outcome::Failed(ItemError::of(Reason::INPUT_TOO_LARGE, message))
@@ -108,7 +110,8 @@ mod tests {
         match outcome {
             Outcome::Failed(error)
             | Outcome::FailedFor { error, .. }
-            | Outcome::Released { error, .. } => error,
+            | Outcome::Released { error, .. }
+            | Outcome::Short(Shortage { error, .. }) => error,
             Outcome::Succeeded(output) => panic!("succeeded with {output:?}"),
         }
     }
@@ -150,7 +153,7 @@ mod tests {
         let (plain, by_argument) = (program(&["cat"]), program(&["echo", "{}"]));
         for errno in [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
             let outcome = not_started(&errno.into(), &plain);
-            assert!(matches!(&outcome, Outcome::Released { wait, .. } if *wait == EXHAUSTED_WAIT));
+            assert!(matches!(&outcome, Outcome::Short(it) if it.wait == EXHAUSTED_WAIT));
             assert_eq!(&*error_of(outcome).reason, "SPAWN_FAILED");
         }
         for (errno, program, reason, retryable) in [

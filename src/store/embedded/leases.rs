@@ -55,7 +55,11 @@ impl Store {
                 Ok(specs) => specs,
                 Err(error) => {
                     let grants = grants.into_iter().map(|grant| {
-                        let end = given_back("the input could not be read", limits::UNREAD_WAIT);
+                        let end = given_back(
+                            "the input could not be read",
+                            limits::UNREAD_WAIT,
+                            Charge::Nothing,
+                        );
                         unstarted(grant.token, grant.head, grant.past.spent, end)
                     });
                     self.give_back(grants.collect()).await;
@@ -97,9 +101,10 @@ impl Store {
         let begun = leases.iter().map(|lease| (lease.token, lease.granted));
         let file = shared.trace(|in_flight| in_flight.begin(begun));
         let once = |lease: &Lease| lease.head.options.at_most_once;
+        let written = file.is_some();
         let synced = match file {
             Some(file) if leases.iter().any(once) => shared.traced(&synced(file).await),
-            file => file.is_some(),
+            _ => written,
         };
         if shared.fatal.is_cancelled() {
             // Nothing starts that leaves no trace.
@@ -110,8 +115,16 @@ impl Store {
         }
         let (untraced, leases): (Vec<_>, _) = leases.into_iter().partition(once);
         if !untraced.is_empty() {
+            // What is on the disk must not be taken for an attempt that began.
+            let charge = if written {
+                Charge::Unbegun
+            } else {
+                let items = untraced.iter().map(|lease| lease.token.item);
+                shared.trace(|in_flight| in_flight.end(items));
+                Charge::Nothing
+            };
             let untraced = untraced.into_iter().map(|lease| {
-                let end = given_back("the disk is full", limits::UNTRACED_WAIT);
+                let end = given_back("the disk is full", limits::UNTRACED_WAIT, charge);
                 unstarted(lease.token, lease.head, lease.spent, end)
             });
             self.give_back(untraced.collect()).await;
@@ -204,11 +217,11 @@ fn unstarted(token: LeaseToken, head: Arc<BatchHead>, spent: u32, end: LeaseEnd)
     }
 }
 
-fn given_back(why: &str, wait: Duration) -> LeaseEnd {
+fn given_back(why: &str, wait: Duration, charge: Charge) -> LeaseEnd {
     LeaseEnd::Release {
         due: clock::now().plus(wait),
         error: ItemError::of(Reason::INTERRUPTED, why),
-        charge: Charge::Nothing,
+        charge,
     }
 }
 

@@ -260,6 +260,7 @@ fn last_attempt(record: &Record, past: &[PastAttempt]) -> Option<PastAttempt> {
     let ran = i64::try_from(record.ran.as_millis()).unwrap_or(i64::MAX);
     Some(PastAttempt {
         number: past.last().map_or(1, |last| last.number + 1),
+        began: true,
         started: Some(Timestamp(record.finished.0.saturating_sub(ran))),
         ended: Some(record.finished),
         next: None,

@@ -271,12 +271,12 @@ fn pasts(db: &Connection, batch: &LiveBatch) -> Result<(Pasts, Vec<u32>), Error>
         let (past, due) = pasts.entry(index).or_default();
         past.attempts = row.number;
         *due = row.next;
-        past.began |= row.kind != AttemptKind::Released;
+        past.began |= row.kind.began();
         match row.kind {
             AttemptKind::Failed => past.spent += 1,
             AttemptKind::Released => past.releases += 1,
             AttemptKind::Crashed => past.crashes += 1,
-            AttemptKind::Stopped | AttemptKind::CancelAsked => {}
+            AttemptKind::Stopped | AttemptKind::Unbegun | AttemptKind::CancelAsked => {}
         }
     })?;
     Ok((pasts, cancelled))

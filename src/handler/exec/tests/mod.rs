@@ -98,7 +98,10 @@ async fn error(exec: &Exec, input: Payload) -> ItemError {
 fn succeeded(outcome: Outcome) -> Body {
     match outcome {
         Outcome::Succeeded(output) => output.body,
-        other @ (Outcome::Failed(_) | Outcome::FailedFor { .. } | Outcome::Released { .. }) => {
+        other @ (Outcome::Failed(_)
+        | Outcome::FailedFor { .. }
+        | Outcome::Released { .. }
+        | Outcome::Short(_)) => {
             panic!("{other:?}")
         }
     }
@@ -107,7 +110,10 @@ fn succeeded(outcome: Outcome) -> Body {
 fn failed(outcome: Outcome) -> ItemError {
     match outcome {
         Outcome::Failed(error) => error,
-        other @ (Outcome::Succeeded(_) | Outcome::FailedFor { .. } | Outcome::Released { .. }) => {
+        other @ (Outcome::Succeeded(_)
+        | Outcome::FailedFor { .. }
+        | Outcome::Released { .. }
+        | Outcome::Short(_)) => {
             panic!("{other:?}")
         }
     }

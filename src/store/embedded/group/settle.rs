@@ -127,7 +127,7 @@ impl Group<'_> {
         let before = batch.pasts.get(&item.index).copied().unwrap_or_default();
         let past = match charge {
             Charge::Nothing => before,
-            Charge::Attempt | Charge::Release | Charge::Stop => Past {
+            Charge::Attempt | Charge::Release | Charge::Stop | Charge::Unbegun => Past {
                 attempts: attempt,
                 spent: settlement.spent,
                 releases: before.releases + u32::from(charge == Charge::Release),
@@ -143,7 +143,8 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Writes down an attempt that gave no result, unless there was none.
+    /// Writes down an attempt that gave no result, unless there was none. Beside telling of it, that
+    /// outdates its trace among what runs, should the power go before the trace has gone.
     fn note_attempt(
         &self,
         settlement: &Settlement,
@@ -153,6 +154,7 @@ impl Group<'_> {
             Charge::Attempt => AttemptKind::Failed,
             Charge::Release => AttemptKind::Released,
             Charge::Stop => AttemptKind::Stopped,
+            Charge::Unbegun => AttemptKind::Unbegun,
             Charge::Nothing => return Ok(()),
         };
         let LeaseToken { item, attempt, .. } = settlement.token;

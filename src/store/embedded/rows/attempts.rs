@@ -22,6 +22,18 @@ pub(crate) enum AttemptKind {
     CancelAsked = 4,
     /// The server stopped it.
     Stopped = 5,
+    /// The server could not begin it. An item has one such row: it tells the last number, and why.
+    Unbegun = 6,
+}
+
+impl AttemptKind {
+    /// Whether it has begun, as far as anybody knows.
+    pub(crate) fn began(self) -> bool {
+        match self {
+            Self::Failed | Self::Crashed | Self::CancelAsked | Self::Stopped => true,
+            Self::Released | Self::Unbegun => false,
+        }
+    }
 }
 
 /// A row of `attempts`.
@@ -36,8 +48,13 @@ pub(crate) struct AttemptRow {
     pub(crate) meta: AttemptMeta,
 }
 
-/// Inserts an execution that ended without a result.
+/// Inserts an execution that ended without a result. One that could not begin takes the place of the
+/// item's last such one: it may be so for days.
 pub(crate) fn insert_attempt(db: &Connection, row: &AttemptRow) -> Sql<()> {
+    if row.kind == AttemptKind::Unbegun {
+        cached(db, "DELETE FROM attempts WHERE item=? AND kind=?")?
+            .execute(params![row.item.packed(), row.kind as u8])?;
+    }
     // A cancel may be asked twice while an item runs; everything else has a number of its own.
     cached(db, "INSERT OR IGNORE INTO attempts(item, n, kind, ended_ms, next_ms, meta) VALUES (?,?,?,?,?,?)")?
         .execute(params![
@@ -80,6 +97,7 @@ pub(crate) fn attempts_of_item(
         .collect::<Sql<_>>()?;
     let told = rows.into_iter().rev().map(|row| PastAttempt {
         number: row.number,
+        began: row.kind.began(),
         started: row.meta.started_ms.map(Timestamp),
         ended: row.ended,
         next: Some(row.next),
@@ -100,6 +118,7 @@ fn read_attempt(row: &Row<'_>) -> Sql<AttemptRow> {
         3 => AttemptKind::Crashed,
         4 => AttemptKind::CancelAsked,
         5 => AttemptKind::Stopped,
+        6 => AttemptKind::Unbegun,
         other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
     };
     Ok(AttemptRow {
