@@ -125,7 +125,7 @@ pub(crate) fn open(dir: &TempDir) -> Store {
         .0
 }
 
-pub(super) fn items(count: u32) -> Vec<ItemSpec> {
+pub(crate) fn items(count: u32) -> Vec<ItemSpec> {
     (0..count)
         .map(|i| ItemSpec {
             input: Payload::text(i.to_string()),

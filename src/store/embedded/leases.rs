@@ -235,3 +235,50 @@ async fn synced(file: Arc<File>) -> io::Result<()> {
     let synced = answered.await;
     synced.unwrap_or_else(|_| Err(io::Error::other("the syncing thread died")))
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::domain::settings::BatchOptions;
+    use crate::store::conformance::{items, new_batch, open};
+    use crate::store::embedded::in_flight::InFlight;
+    use crate::store::item_ends::until;
+    use crate::store::{Content, Created};
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_runs_at_most_once_waits_and_uses_up_no_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let mut batches = Vec::new();
+        for (id, at_most_once) in [("once", true), ("often", false)] {
+            let mut new = new_batch(Some(id), None, Content::Whole(items(1)));
+            new.options = BatchOptions {
+                at_most_once,
+                ..BatchOptions::default()
+            };
+            match store.create_batch(new).await.unwrap() {
+                Created::New(batch) => batches.push(batch.head.no),
+                Created::Existing(batch) => panic!("{batch:?} was there"),
+            }
+        }
+        let full = InFlight::create(Path::new("/dev/full")).unwrap();
+        let shared = &store.0.shared;
+        let put = |file| std::mem::replace(&mut *shared.in_flight.lock().unwrap(), file);
+        let real = put(full);
+        let lease = async || store.lease(&QueueName::default(), 2, 3).await.unwrap();
+        let leased = lease().await.leases;
+        let all: Vec<_> = leased.iter().map(|it| it.token.item.batch).collect();
+        assert_eq!(all, batches[1..], "what may run twice runs");
+        let view = store.item(batches[0], 0, false).await.unwrap();
+        assert_eq!((view.past, view.running), (Vec::new(), None));
+        let due = view.next_due.expect("it waits");
+
+        drop(put(real));
+        until(due).await;
+        let leased = lease().await.leases;
+        assert_eq!(leased[0].token.attempt, 1);
+        store.close();
+    }
+}
