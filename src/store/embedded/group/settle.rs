@@ -56,12 +56,17 @@ impl Group<'_> {
                 Ok(Verdict::Released)
             }
             (Standing::Cancelled, LeaseEnd::Finish(_) | LeaseEnd::Release { .. }) => {
-                let alone = || {
-                    let told = "cancelled while it ran";
-                    Ending::Cancelled(ItemError::of(Reason::ITEM_CANCELLED, told))
+                let when = if settlement.worker.is_empty() {
+                    "before its attempt began"
+                } else {
+                    "while it ran"
                 };
-                let told = "its batch ended while it ran";
-                let ending = cause.map_or_else(alone, |cause| cause.ending(told));
+                let alone = || {
+                    let told = format!("cancelled {when}");
+                    Ending::Cancelled(ItemError::of(Reason::ITEM_CANCELLED, &told))
+                };
+                let told = format!("its batch ended {when}");
+                let ending = cause.map_or_else(alone, |cause| cause.ending(&told));
                 self.finish(settlement, ending).map(Verdict::Overruled)
             }
             (Standing::Lost, _) => Ok(Verdict::Superseded),

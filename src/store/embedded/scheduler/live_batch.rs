@@ -227,11 +227,11 @@ impl LiveBatch {
     }
 
     /// Whether nothing of it is granted for now although it is active: it is paused, its time has
-    /// not come, or as many of its items run as it wants at once.
+    /// not come or is over, or as many of its items run as it wants at once.
     pub(crate) fn stands_aside(&self, now: Timestamp) -> bool {
         let options = &self.head.options;
         let early = options.not_before.is_some_and(|begins| begins > now);
-        self.paused.is_some() || early || self.is_full()
+        self.paused.is_some() || early || self.overdue(now).is_some() || self.is_full()
     }
 
     /// Whether as many of its items run as it wants at once.

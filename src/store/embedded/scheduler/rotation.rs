@@ -7,6 +7,7 @@ use super::LiveBatch;
 use super::marked::Marked;
 use super::shares::Shares;
 use crate::base::clock::Timestamp;
+use crate::base::limits;
 use crate::domain::ids::{BatchNo, ItemKey};
 use crate::domain::weights::Weights;
 
@@ -33,6 +34,9 @@ impl Rotation {
         let begins = batch.head.options.not_before.filter(|&at| at > now);
         let looks_again = if begins.is_some() {
             begins
+        } else if batch.overdue(now).is_some() {
+            // By then it has ended, unless the clock was set back.
+            Some(now.plus(limits::OVERDUE_LOOK))
         } else if batch.stands_aside(now) {
             None
         } else if batch.first_due(now).is_some() {

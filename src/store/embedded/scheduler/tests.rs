@@ -222,6 +222,26 @@ fn nothing_starts_before_its_batchs_time() {
 }
 
 #[test]
+fn nothing_starts_after_its_batchs_time_and_a_clock_that_is_set_back_strands_nothing() {
+    let mut story = Story::default();
+    let options = BatchOptions {
+        deadline: Some(Timestamp(50)),
+        ..BatchOptions::default()
+    };
+    story.admit_with("default", 1, 3, options).admit(2, 2);
+    assert_eq!(story.grant(2), [(1, 0), (2, 0)]);
+    story.now = Timestamp(50);
+    assert_eq!(story.grant(9), [(2, 1)]);
+    assert_eq!(
+        story.scheduler.hold(key(1, 1), story.now),
+        Some(Hold::Ending)
+    );
+    story.now = Timestamp(49);
+    story.finish(1, 0);
+    assert_eq!(story.grant(9), [(1, 1), (1, 2)]);
+}
+
+#[test]
 fn a_paused_batch_stands_aside_and_its_marked_items_too() {
     let mut story = Story::default();
     story.admit(1, 3).admit(2, 2);

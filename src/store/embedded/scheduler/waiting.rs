@@ -44,7 +44,7 @@ impl Scheduler {
         if !is_pending {
             return None;
         }
-        if !batch.is_active() {
+        if !batch.is_active() || batch.overdue(now).is_some() {
             return Some(Hold::Ending);
         }
         if batch.is_withheld(index) {
