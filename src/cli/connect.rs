@@ -74,6 +74,8 @@ pub(super) struct ServerArguments {
 pub(super) struct Remote {
     endpoint: Endpoint,
     url: String,
+    /// What leads another command to the same server.
+    flags: String,
     tenant: OnBehalf,
     retry_for: Option<Duration>,
     /// Whether the server has ever answered.
@@ -86,6 +88,15 @@ pub(super) struct Session {
     remote: Remote,
     patience: Patience,
     line: Option<Line>,
+}
+
+/// The clients that share a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Clients {
+    pub(super) batches: Stub,
+    pub(super) admin: AdminStub,
+    /// What must be added to a command for it to reach the same server as the same tenant.
+    pub(super) flags: String,
 }
 
 /// How long trouble has lasted and what it is like to wait for its end.
@@ -129,6 +140,7 @@ impl ServerArguments {
                 .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT),
             url: self.server.clone(),
+            flags: self.flags(),
             tenant: OnBehalf::of(self.tenant.as_ref(), &self.other_tenant_told),
             retry_for: self.retry_for,
             reached: Arc::default(),
@@ -147,8 +159,16 @@ impl ServerArguments {
 
 impl Remote {
     /// A connection.
-    pub(super) async fn connect(&self) -> Result<Stub, Trouble> {
-        Ok(stub(self.line().await?))
+    pub(super) async fn connect(&self) -> Result<Clients, Trouble> {
+        Ok(self.clients(&self.line().await?))
+    }
+
+    fn clients(&self, line: &Line) -> Clients {
+        Clients {
+            batches: stub(line.clone()),
+            admin: admin_stub(line.clone()),
+            flags: self.flags.clone(),
+        }
     }
 
     /// What the clients of all services speak over.
@@ -196,8 +216,12 @@ impl Session {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        self.call_on(|line| call(AdminStub::new(line).max_decoding_message_size(largest())))
-            .await
+        self.call_on(|line| call(admin_stub(line))).await
+    }
+
+    /// The clients of the connection that is there, if one is.
+    pub(super) fn clients(&self) -> Option<Clients> {
+        self.line.as_ref().map(|line| self.remote.clients(line))
     }
 
     async fn call_on<T, F>(&mut self, call: impl Fn(Line) -> F) -> Result<T, Failure>
@@ -232,6 +256,10 @@ impl Session {
 
 fn stub(line: Line) -> Stub {
     Stub::new(line).max_decoding_message_size(largest())
+}
+
+fn admin_stub(line: Line) -> AdminStub {
+    AdminStub::new(line).max_decoding_message_size(largest())
 }
 
 /// Bytes of the largest answer: an item as it was submitted, its result and its failed attempts come

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Patience, Remote};
+use super::connect::{Clients, Patience, Remote};
 use super::exit::{Exit, Failure};
 use super::output::Printer;
 use super::progress::Progress;
 use super::refusal::Trouble;
 use super::shown::Shown;
 use super::signals::Signals;
+use super::standstill::{SILENCE, Standstill, is_idle};
 use crate::base::tasks::{self, Tasks};
 use crate::wire;
 use crate::wire::watch_batch_response::Message;
@@ -57,6 +58,7 @@ pub(super) struct Sink {
     pub(super) printer: Option<Printer<io::Stdout>>,
     pub(super) progress: Progress,
     pub(super) cursor: Cursor,
+    standstill: Standstill,
     total: u64,
 }
 
@@ -70,6 +72,7 @@ impl Sink {
             printer,
             progress,
             cursor,
+            standstill: Standstill::default(),
             total: 0,
         }
     }
@@ -88,6 +91,7 @@ impl Sink {
         if position <= self.cursor.after() {
             return Ok(());
         }
+        self.standstill.is_over();
         let shown = Shown::of_result(result);
         if let Some(printer) = &mut self.printer {
             printer.print(&shown)?;
@@ -103,6 +107,24 @@ impl Sink {
     /// Takes note of how many items there are.
     pub(super) fn learn(&mut self, counts: Option<&wire::Counts>) {
         self.total = self.total.max(counts.map_or(0, |counts| counts.total));
+    }
+
+    /// Nothing has come for a while: says why, if the batch stands still.
+    pub(super) async fn hear_nothing(
+        &mut self,
+        progress: &wire::WatchProgress,
+        clients: &Clients,
+        (id, uid): (&str, &str),
+    ) {
+        let counts = progress.counts.as_ref();
+        self.learn(counts);
+        if !is_idle(counts) {
+            self.standstill.is_over();
+        } else if !self.progress.is_quiet()
+            && let Some(line) = self.standstill.look(clients, id, uid).await
+        {
+            self.progress.say(&line);
+        }
     }
 }
 
@@ -127,6 +149,7 @@ pub(super) async fn follow(
         batch_id: id,
         batch_uid: uid,
         omit_output: sink.omits_outputs(),
+        progress_interval: Some(silence()),
         order: match sink.cursor.order {
             Order::Completion => wire::ResultOrder::Completion,
             Order::Index => wire::ResultOrder::Index,
@@ -146,13 +169,19 @@ pub(super) async fn follow(
     }
 }
 
+/// After how much silence the server is to show how far the batch is.
+pub(super) fn silence() -> prost_types::Duration {
+    SILENCE.try_into().expect("it is a few seconds")
+}
+
 async fn watch_once(
     remote: &Remote,
     request: &mut wire::WatchBatchRequest,
     sink: &mut Sink,
     patience: &mut Patience,
 ) -> Result<Followed, Trouble> {
-    let mut stub = remote.connect().await?;
+    let clients = remote.connect().await?;
+    let mut stub = clients.batches.clone();
     let mut stream = stub.watch_batch(request.clone()).await?.into_inner();
     while let Some(response) = stream.message().await? {
         patience.reward();
@@ -168,7 +197,10 @@ async fn watch_once(
                     return Ok(Followed::OutputFailed(error));
                 }
             }
-            Some(Message::Progress(progress)) => sink.learn(progress.counts.as_ref()),
+            Some(Message::Progress(progress)) => {
+                let batch = (&*request.batch_id, &*request.batch_uid);
+                sink.hear_nothing(&progress, &clients, batch).await;
+            }
             Some(Message::Ended(ended)) => {
                 return Ok(Followed::Over(Box::new(ended.batch.unwrap_or_default())));
             }

@@ -9,15 +9,17 @@ use super::following::{exit_of, is_over};
 use super::json::{BatchJson, ItemJson};
 use super::output::Form;
 use super::shown::{Content, Shown};
+use super::standstill::{SILENCE, Standstill};
 use super::{facts, tell};
-use crate::base::{clock, limits, tasks};
+use crate::base::{clock, tasks};
 use crate::config::parse_duration;
 use crate::wire;
 
 /// Show how a batch or one of its items stands
 ///
 /// With --wait it answers once the batch or the item is over, however long that takes, or with
-/// --wait=30s after that time at the latest.
+/// --wait=30s after that time at the latest. While it waits it tells a batch that stands still as it or
+/// its queue is paused or nobody serves that.
 ///
 /// Exit codes: 0 it was found; with --wait 0, 3 or 4 as it has ended (see watch), 5 it is not over yet;
 /// 2 bad usage; 6 no such batch or item; 9 the server cannot be reached.
@@ -85,7 +87,7 @@ async fn get_batch(
     session: &mut Session,
     wait: Wait,
 ) -> Result<Exit, Failure> {
-    let ask = async |time| {
+    let ask = async |session: &mut Session, time| {
         let request = wire::GetBatchRequest {
             batch_id: arguments.id.clone(),
             wait: time,
@@ -96,7 +98,11 @@ async fn get_batch(
         };
         Ok(session.call(asked).await?.batch.unwrap_or_default())
     };
-    let batch = when(wait, ask, is_over).await?;
+    let mut standstill = Standstill::default();
+    let look = async |session: &Session, batch: &wire::Batch| {
+        standstill.look_at(&session.clients()?, batch).await
+    };
+    let batch = when(wait, session, ask, look, is_over).await?;
     match arguments.output {
         Form::Table => out(facts::batch(&batch).as_bytes())?,
         Form::Json => json(&BatchJson::of(&batch), Lines::Many)?,
@@ -112,7 +118,7 @@ async fn get_item(
     wait: Wait,
     item_id: &str,
 ) -> Result<Exit, Failure> {
-    let ask = async |time| {
+    let ask = async |session: &mut Session, time| {
         let request = wire::GetItemRequest {
             batch_id: arguments.id.clone(),
             item_id: item_id.to_owned(),
@@ -125,7 +131,10 @@ async fn get_item(
         };
         Ok(session.call(asked).await?.item.unwrap_or_default())
     };
-    let item = when(wait, ask, |item| item.result.is_some()).await?;
+    let mut standstill = Standstill::default();
+    let look = async |_: &Session, item: &wire::Item| standstill.news(held_back(item));
+    let is_over = |item: &wire::Item| item.result.is_some();
+    let item = when(wait, session, ask, look, is_over).await?;
     let result = item.result.as_ref().map(Shown::of_result);
     match arguments.output {
         Form::Table => out(facts::item(&item, result.as_ref()).as_bytes())?,
@@ -146,33 +155,39 @@ async fn get_item(
     Ok(ended(wait, result.is_some(), item_exit(result.as_ref())))
 }
 
-/// Asks until the answer is final or the time is over. A call waits for a minute at most, so longer
-/// waits repeat it.
+/// Asks until the answer is final or the time is over; each call waits for a while of that. In between
+/// it tells why nothing goes on, if that is so.
 async fn when<T>(
     wait: Wait,
-    mut ask: impl AsyncFnMut(Option<prost_types::Duration>) -> Result<T, Failure>,
+    session: &mut Session,
+    mut ask: impl AsyncFnMut(&mut Session, Option<prost_types::Duration>) -> Result<T, Failure>,
+    mut look: impl AsyncFnMut(&Session, &T) -> Option<String>,
     is_final: impl Fn(&T) -> bool,
 ) -> Result<T, Failure> {
     // At once: from then on the server is known to be there, however long it is away later.
-    let now = ask(None).await?;
-    if is_final(&now) {
-        return Ok(now);
-    }
+    let mut answer = ask(session, None).await?;
     loop {
         let left = match wait {
-            Wait::No => return Ok(now),
-            Wait::Ever => limits::WAIT_MAX,
-            Wait::UpTo(end) => end
-                .saturating_duration_since(clock::instant())
-                .min(limits::WAIT_MAX),
+            Wait::No => return Ok(answer),
+            Wait::Ever => SILENCE,
+            Wait::UpTo(end) => end.saturating_duration_since(clock::instant()).min(SILENCE),
         };
-        let time = prost_types::Duration::try_from(left).expect("a minute at most");
-        let answer = ask(Some(time)).await?;
-        let is_over = matches!(wait, Wait::UpTo(end) if clock::instant() >= end);
-        if is_final(&answer) || is_over {
+        if is_final(&answer) || left.is_zero() {
             return Ok(answer);
         }
+        if let Some(line) = look(session, &answer).await {
+            tell(&line);
+        }
+        let time = prost_types::Duration::try_from(left).expect("a few seconds at most");
+        answer = ask(session, Some(time)).await?;
     }
+}
+
+/// Why an item does not run, if that is for somebody to change.
+fn held_back(item: &wire::Item) -> Option<String> {
+    let waiting = item.waiting.as_ref()?;
+    let is_told = ["BATCH_PAUSED", "QUEUE_PAUSED", "NO_HANDLER"].contains(&&*waiting.reason);
+    is_told.then(|| format!("item {} waits: {}", item.item_id, waiting.message))
 }
 
 fn ended(wait: Wait, is_over: bool, exit: Exit) -> Exit {

@@ -31,6 +31,7 @@ mod serve;
 mod shown;
 mod signals;
 mod specs;
+mod standstill;
 mod state_dir;
 mod submit;
 mod upload;

@@ -102,6 +102,11 @@ impl Progress {
         }
     }
 
+    /// Whether nothing but failures is to be said.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Says a line without tearing the bar. Failures are told even if it is to be quiet.
     pub(super) fn say(&self, line: &str) {
         match &self.bar {

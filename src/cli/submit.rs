@@ -6,7 +6,9 @@ use super::answer::out;
 use super::batch_options::OptionArguments;
 use super::connect::{Remote, ServerArguments};
 use super::exit::{self, Exit, Failure};
-use super::following::{Cursor, Ended, Followed, Order, Sink, exit_of, follow, until_signal};
+use super::following::{
+    Cursor, Ended, Followed, Order, Sink, exit_of, follow, silence, until_signal,
+};
 use super::input::InputArguments;
 use super::output::{ResultArguments, streamed};
 use super::progress::{Failures, Progress};
@@ -21,7 +23,7 @@ use crate::wire;
 /// broken connection or a restart of the server it goes on by itself. If this program is ended, the
 /// same command with the same --batch-id on the same input goes on within the hour: what the server has
 /// is compared and not run again. It prints the id once every item is durable; --follow prints the
-/// results instead (see watch), --wait waits for the end.
+/// results instead (see watch), --wait waits for the end; both tell a batch that is paused.
 ///
 /// Examples:
 ///   seq 100 | sooner submit --follow -o output
@@ -232,6 +234,7 @@ fn start(arguments: &Arguments, id: &str) -> wire::StreamStart {
         options: Some(arguments.options.options()),
         // Only counted, results need no outputs.
         omit_output: !arguments.follow,
+        progress_interval: Some(silence()),
         ..wire::StreamStart::default()
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::backlog::Backlog;
-use super::connect::{Patience, Remote};
+use super::connect::{Clients, Patience, Remote};
 use super::exit::{Exit, Failure};
 use super::following::{Followed, Sink};
 use super::input::Source;
@@ -205,7 +205,8 @@ impl<'a> Upload<'a> {
         sink: &mut Sink,
         patience: &mut Patience,
     ) -> Result<Uploaded, Break> {
-        let mut stub = remote.connect().await?;
+        let clients = remote.connect().await?;
+        let mut stub = clients.batches.clone();
         // One message under way and one ready: the rest stays in the backlog.
         let (requests, outgoing) = mpsc::channel(1);
         let mut requests = Some(requests);
@@ -223,7 +224,7 @@ impl<'a> Upload<'a> {
                 answer = answers.message() => {
                     let answer = answer?.ok_or_else(Trouble::cut_short)?;
                     patience.answered();
-                    if let Some(uploaded) = self.take(answer, sink, patience).await? {
+                    if let Some(uploaded) = self.take(answer, sink, patience, &clients).await? {
                         return Ok(uploaded);
                     }
                 }
@@ -280,6 +281,7 @@ impl<'a> Upload<'a> {
         answer: StreamBatchResponse,
         sink: &mut Sink,
         patience: &mut Patience,
+        clients: &Clients,
     ) -> Result<Option<Uploaded>, Break> {
         match answer.message {
             Some(Said::Accepted(accepted)) => self.accepted(accepted, sink, patience)?,
@@ -306,7 +308,10 @@ impl<'a> Upload<'a> {
                     return Ok(Some(Uploaded::Followed(Followed::OutputFailed(error))));
                 }
             }
-            Some(Said::Progress(progress)) => sink.learn(progress.counts.as_ref()),
+            Some(Said::Progress(progress)) => {
+                let batch = (&*self.start.batch_id, &*self.uid);
+                sink.hear_nothing(&progress, clients, batch).await;
+            }
             Some(Said::Ended(ended)) => {
                 let batch = ended.batch.unwrap_or_default();
                 if self.stage.was_sealed() {

@@ -16,6 +16,8 @@ use crate::wire;
 /// printed; none is printed twice and none is left out. Ctrl-C leaves the batch alone and says how to
 /// go on. Results are a table on a terminal and JSON lines elsewhere, unless -o says otherwise: -o jsonl
 /// and -o json print an object for each as it comes, never one document of all (list ID -o json does).
+/// A batch that stands still, as it or its queue is paused or nobody serves that, is told, and how to go
+/// on.
 ///
 /// Exit codes: 0 every item succeeded, or enough did; 3 an item failed or expired, or the batch did;
 /// 4 the batch was cancelled; 2 bad usage; 6 no such batch; 9 the server cannot be reached; 74 the

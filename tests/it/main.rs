@@ -23,6 +23,7 @@ mod cli_input;
 mod cli_list;
 mod cli_pause;
 mod cli_room;
+mod cli_standstill;
 mod cli_submit;
 mod cli_watch;
 mod connections;
