@@ -20,7 +20,7 @@ pub(super) enum Exit {
     Usage = 2,
     /// An item failed or expired, or the batch did.
     ItemsFailed = 3,
-    /// The batch was cancelled.
+    /// The batch was cancelled, or some of its items were.
     Cancelled = 4,
     /// It was not over within the time that was to be waited.
     NotYet = 5,

@@ -221,9 +221,19 @@ pub(super) fn exit_of(batch: &wire::Batch) -> Exit {
         || ended_badly.map(i32::from).contains(&batch.state)
     {
         Exit::ItemsFailed
+    } else if counts.cancelled > 0 && !had_enough(batch) {
+        // One by one: the rest has succeeded.
+        Exit::Cancelled
     } else {
         Exit::Success
     }
+}
+
+/// Whether as many items have succeeded as were to be enough, which cancels the rest.
+fn had_enough(batch: &wire::Batch) -> bool {
+    let enough = batch.options.as_ref().and_then(|options| options.enough);
+    let succeeded = batch.counts.unwrap_or_default().succeeded;
+    enough.is_some_and(|enough| succeeded >= u64::from(enough))
 }
 
 /// Whether a batch changes no more.

@@ -30,8 +30,8 @@ use crate::wire;
 ///   sooner submit --batch-id nightly-7 --jsonl prompts.jsonl
 ///
 /// Exit codes: 0 submitted; with --wait or --follow as the batch has ended: 0 every item succeeded, or
-/// --enough did, 3 an item failed or expired, or the batch did, 4 it was cancelled; 2 bad usage, or a
-/// bad line in the input; 7 the id is taken by something else; 9 the server cannot be reached; 10 it
+/// --enough did, 3 an item failed or expired, or the batch did, 4 it was cancelled, or items of it;
+/// 2 bad usage, or a bad line in the input; 7 the id is taken by something else; 9 the server cannot be reached; 10 it
 /// has no room; 66 an input that cannot be read; 74 reading or writing failed; 129, 130, 143 ended by
 /// SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]

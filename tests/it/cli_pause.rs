@@ -108,6 +108,25 @@ async fn how_a_batch_ends_early_is_the_exit_code() {
 }
 
 #[tokio::test]
+async fn items_that_were_cancelled_one_by_one_are_no_success() {
+    let setup = ServerSetup::gated(1, "");
+    let gates = Gates::new(&setup, ["a", "b"]);
+    let server = setup.start();
+    let mut client = server.client().await;
+    let items = ["a", "b"].map(|name| gates.item(name)).to_vec();
+    client.create("b", items).await.unwrap();
+    let gate = gates.arrival("a").await;
+    assert_eq!(asked(&server, &["cancel", "b", "b"]).code, Some(0));
+    gate.open();
+    let over = asked(&server, &["get", "b", "--wait", "-o", "json"]);
+    assert_eq!(over.code, Some(4), "{}", over.stderr);
+    let batch: Value = serde_json::from_str(&over.stdout).unwrap();
+    assert_eq!(batch["state"], "completed");
+    assert_eq!(asked(&server, &["watch", "b", "-q"]).code, Some(4));
+    assert_eq!(asked(&server, &["get", "b"]).code, Some(0));
+}
+
+#[tokio::test]
 async fn what_cannot_be_paused_is_told_with_its_exit_code() {
     let setup = ServerSetup::echo();
     let server = setup.start();
