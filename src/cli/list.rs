@@ -46,8 +46,9 @@ pub(super) struct Arguments {
     label: Vec<(String, String)>,
 
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "all")]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "all",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 
     /// All of them, however many there are
     #[arg(long)]
@@ -79,7 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         left: if arguments.all {
             usize::MAX
         } else {
-            arguments.limit
+            usize::try_from(arguments.limit).unwrap_or(usize::MAX)
         },
         object: None,
         width: None,

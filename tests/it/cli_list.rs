@@ -100,6 +100,11 @@ fn batches_are_listed_for_people_and_for_programs() {
         first.stderr,
         "there are more: raise --limit, or say --all\n"
     );
+    for command in [&["list"][..], &["dead", "list"]] {
+        let none = asked(&server, &[command, &["--limit", "0"]].concat());
+        assert_eq!(none.code, Some(2), "{}", none.stdout);
+        assert!(none.stderr.contains("0 is not in 1.."), "{}", none.stderr);
+    }
     let json = asked(&server, &["list", "--all", "-o", "jsonl"]).stdout;
     let batches: Vec<Value> = json
         .lines()

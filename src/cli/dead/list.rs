@@ -43,8 +43,9 @@ pub(super) struct Arguments {
     redriven: bool,
 
     /// List so many at most
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 
     /// How they are shown
     #[arg(short, long, value_name = "FORM", default_value = "table")]
@@ -82,11 +83,12 @@ async fn letters(
     session: &mut Session,
 ) -> Result<wire::ListDeadLettersResponse, Failure> {
     let mut list: Option<wire::ListDeadLettersResponse> = None;
+    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     loop {
         let (got, token) = list.as_ref().map_or((0, ""), |list| {
             (list.dead_letters.len(), list.next_page_token.as_str())
         });
-        let left = arguments.limit.saturating_sub(got).min(PAGE_ROWS);
+        let left = limit.saturating_sub(got).min(PAGE_ROWS);
         let request = wire::ListDeadLettersRequest {
             queue: arguments.filter.queue.clone(),
             batch_id: arguments.batch.clone(),
@@ -94,8 +96,7 @@ async fn letters(
             states: arguments.filter.states(),
             before: arguments.filter.before(),
             include_redriven: arguments.redriven,
-            // Without a row the server still counts the reasons.
-            page_size: i32::try_from(left.max(1)).expect("a page is short"),
+            page_size: i32::try_from(left).expect("a page is short"),
             page_token: token.to_owned(),
         };
         let page = session.call_admin(|mut stub: AdminStub| {
@@ -112,13 +113,13 @@ async fn letters(
             None => list.insert(page),
         };
         let got = list.dead_letters.len();
-        if list.next_page_token.is_empty() && got <= arguments.limit {
+        if list.next_page_token.is_empty() && got <= limit {
             // All of them are here: whatever the server did not count can be.
             count(list);
-        } else if got < arguments.limit {
+        } else if got < limit {
             continue;
         }
-        list.dead_letters.truncate(arguments.limit);
+        list.dead_letters.truncate(limit);
         return Ok(std::mem::take(list));
     }
 }
