@@ -76,6 +76,7 @@ pub(super) fn read(
         }
         if !text.trim_ascii().is_empty() {
             let item = match field {
+                _ if !is_object(&text) => Err("a line is to be a JSON object".to_owned()),
                 Some(field) => picked(&text, field),
                 None => described(&text),
             };
@@ -88,6 +89,11 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// Whether a line can be an object. The parser would take an array, too, for the fields in their order.
+fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"{")
 }
 
 fn described(text: &[u8]) -> Result<ItemSpec, String> {
@@ -268,7 +274,12 @@ mod tests {
                 "{\"input\":1,\"attributes\":{\"a b\":\"\"}}",
                 "attributes: the name",
             ),
-            ("[1]", "invalid type"),
+            ("[1]", "is to be a JSON object"),
+            ("[]", "is to be a JSON object"),
+            (
+                r#"["x",1,null,null,null,null,null,null,{},{}]"#,
+                "is to be a JSON object",
+            ),
         ] {
             let (items, end) = read(
                 &format!("{{\"input\":1}}\n\n{line}\n{{\"input\":2}}\n"),
