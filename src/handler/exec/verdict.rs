@@ -54,14 +54,10 @@ pub(super) fn too_large(output_bytes_max: usize) -> Outcome {
     Outcome::Failed(ItemError::of(Reason::OUTPUT_TOO_LARGE, &message))
 }
 
-/// The program was asked to stop. Why, and what that means for the item, the engine knows.
+/// The program was asked to stop. Why, and what that means for the item, the engine knows; here are its
+/// last words, if it had any.
 pub(super) fn stopped(stderr: &str) -> Outcome {
-    let message = if stderr.is_empty() {
-        "stopped before it ended"
-    } else {
-        stderr
-    };
-    Outcome::Failed(ItemError::of(Reason::INTERRUPTED, message))
+    Outcome::Failed(ItemError::of(Reason::INTERRUPTED, stderr))
 }
 
 /// Somebody else took the exit status, or it does not come.
