@@ -1,6 +1,7 @@
 //! `sooner submit`: an input of any length becomes a batch on a server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::out;
 use super::batch_options::OptionArguments;
@@ -12,9 +13,10 @@ use super::following::{
 use super::input::InputArguments;
 use super::output::{ResultArguments, streamed};
 use super::progress::{Failures, Progress};
+use super::refusal::Trouble;
 use super::tell;
 use super::upload::{Stage, Until, Upload, Uploaded};
-use crate::base::{entropy, limits};
+use crate::base::{entropy, limits, tasks};
 use crate::wire;
 
 /// Submit a batch to a server and print its id
@@ -31,9 +33,9 @@ use crate::wire;
 ///
 /// Exit codes: 0 submitted; with --wait or --follow as the batch has ended: 0 every item succeeded, or
 /// --enough did, 3 an item failed or expired, or the batch did, 4 it was cancelled, or items of it;
-/// 2 bad usage, or a bad line in the input; 7 the id is taken by something else; 9 the server cannot be reached; 10 it
-/// has no room; 66 an input that cannot be read; 74 reading or writing failed; 129, 130, 143 ended by
-/// SIGHUP, Ctrl-C, SIGTERM.
+/// 2 bad usage, or a bad line in the input; 7 the id is taken by something else; 9 the server cannot be
+/// reached; 10 it has no room; 66 an input that cannot be read; 74 reading or writing failed; 129, 130,
+/// 143 ended by SIGHUP, Ctrl-C, SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -74,6 +76,9 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     quiet: bool,
 }
+
+/// How long the cancel of a batch may take that nothing came of: its failure is to be told.
+const DISCARD_MAX: Duration = Duration::from_secs(2);
 
 /// What somebody who is cut short must know to go on.
 struct Position {
@@ -136,15 +141,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             tell(&position.go_on(arguments));
             Ok(exit)
         }
-        // Nothing is there to go on with, or what is there is not ours.
-        Err(failure)
-            if !position.stage.is_accepted()
-                || (position.stage.durable() == 0 && failure.exit != Exit::Exhausted)
-                || (failure.exit == Exit::Conflict && !position.stage.was_sealed()) =>
-        {
-            Err(failure)
-        }
-        Err(failure) => Err(failure.and(&format!("hint: {}", position.go_on(arguments)))),
+        Err(failure) => Err(position.explain(arguments, failure)),
     }
 }
 
@@ -200,6 +197,51 @@ fn finish(
 }
 
 impl Position {
+    /// The failure, with what is left on the server and how to go on with that. What nobody has named
+    /// and holds nothing is not left.
+    fn explain(&self, arguments: &Arguments, failure: Failure) -> Failure {
+        let (stage, exit) = (&self.stage, failure.exit);
+        let is_empty = stage.durable() == 0;
+        let has_no_name = arguments.batch_id.is_none() && exit != Exit::Unavailable;
+        // Nothing is there to go on with, or what is there is not ours.
+        if !stage.is_accepted()
+            || (is_empty && has_no_name && self.discard(&arguments.server))
+            || (is_empty && exit != Exit::Exhausted)
+            || (exit == Exit::Conflict && !stage.was_sealed())
+        {
+            return failure;
+        }
+        let failure = failure.and(&format!("hint: {}", self.go_on(arguments)));
+        if exit != Exit::Exhausted || stage.is_sealed() {
+            return failure;
+        }
+        let (id, server) = (&self.id, arguments.server.flags());
+        failure.and(&format!(
+            "hint: so long it counts as an open batch; to free its room: sooner cancel {id}{server}"
+        ))
+    }
+
+    /// Cancels the batch, so that it takes no room. Answers whether that worked at once.
+    fn discard(&self, server: &ServerArguments) -> bool {
+        let request = wire::CancelBatchRequest {
+            batch_id: self.id.clone(),
+            reason: "nothing of it could be submitted".to_owned(),
+            ..wire::CancelBatchRequest::default()
+        };
+        let (Ok(remote), Ok(runtime)) = (server.remote(), tasks::runtime("sooner-client", 1))
+        else {
+            return false;
+        };
+        let cancelled = async {
+            let mut stub = remote.connect().await?.batches;
+            stub.cancel_batch(request).await.map_err(Trouble::from)
+        };
+        // Only within a runtime is there a clock for it.
+        let cancelled =
+            runtime.block_on(async { tokio::time::timeout(DISCARD_MAX, cancelled).await });
+        cancelled.is_ok_and(|answer| answer.is_ok())
+    }
+
     /// How to go on, in one line.
     fn go_on(&self, arguments: &Arguments) -> String {
         let (id, server) = (&self.id, arguments.server.flags());

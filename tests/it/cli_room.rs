@@ -49,6 +49,21 @@ async fn a_wait_for_room_is_told_and_ends_when_there_is_some() {
         error.contains("hint: batch short has the first 0 items"),
         "{error}"
     );
+    let free = "; to free its room: sooner cancel short";
+    assert!(error.contains(free), "{error}");
+
+    // One that nobody has named leaves nothing behind that takes room.
+    let unnamed = submitted(&server, &["--retry-for", "200ms"], "/dev/null\n");
+    assert_eq!(unnamed.code, Some(10), "{}", unnamed.stderr);
+    assert!(
+        !unnamed.stderr.contains("has the first"),
+        "{}",
+        unnamed.stderr
+    );
+    let open = asked(&server, &["list", "--state", "open", "-o", "name"]);
+    assert_eq!(open.stdout, "short\nlate\n");
+    let cancelled = asked(&server, &["list", "--state", "cancelled", "-o", "name"]);
+    assert_eq!(cancelled.stdout.lines().count(), 1, "{}", cancelled.stdout);
 
     gates.open("a").await;
     let rest = run.rest();
