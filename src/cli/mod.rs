@@ -40,7 +40,8 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::exit::Failure;
 
@@ -88,7 +89,9 @@ struct Shared {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let ended = match Arguments::parse().command {
+    let matches = without_empty_variables(Arguments::command()).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let ended = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Submit(arguments) => submit::run(&arguments),
@@ -110,6 +113,19 @@ pub fn main() -> ExitCode {
             exit.into()
         }
     }
+}
+
+/// The same, but that a flag's variable which is empty is as good as unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let of_flags = command.mut_args(|flag| {
+        let value = flag.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) {
+            flag.env(Resettable::Reset)
+        } else {
+            flag
+        }
+    });
+    of_flags.mut_subcommands(without_empty_variables)
 }
 
 /// Says something to the person. A closed standard error must not stop the work.

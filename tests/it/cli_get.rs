@@ -360,3 +360,26 @@ fn what_listens_there_but_is_no_sooner_is_told() {
     assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
     assert!(run.stderr.contains(&address), "{}", run.stderr);
 }
+
+#[tokio::test]
+async fn a_variable_that_is_empty_is_as_good_as_unset() {
+    let setup = ServerSetup::echo();
+    let server = setup.start();
+    let list = ended(
+        sooner(server.address(), &["list"]).env("SOONER_TENANT", ""),
+        b"",
+    );
+    assert_eq!(list.code, Some(0), "{}", list.stderr);
+    // Whether anybody listens where servers do is not known, but that is where it asks.
+    let arguments = ["list", "--retry-for", "1ms"];
+    let list = ended(sooner("", &arguments).env("SOONER_SERVER", ""), b"");
+    assert_ne!(list.code, Some(2), "{}", list.stderr);
+    let arguments = ["list", "--server", ""];
+    let list = ended(&mut sooner(server.address(), &arguments), b"");
+    assert_eq!(
+        list.code,
+        Some(2),
+        "the flag is no variable: {}",
+        list.stderr
+    );
+}
