@@ -20,8 +20,9 @@ use crate::wire;
 /// on.
 ///
 /// Exit codes: 0 every item succeeded, or enough did; 3 an item failed or expired, or the batch did;
-/// 4 the batch was cancelled, or items of it and the others succeeded; 2 bad usage; 6 no such batch; 9 the server cannot be reached; 74 the
-/// output cannot be written; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+/// 4 the batch was cancelled, or items of it and the others succeeded; 2 bad usage; 6 no such batch;
+/// 9 the server cannot be reached; 74 the output cannot be written; 129, 130, 143 ended by SIGHUP, Ctrl-C,
+/// SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
