@@ -105,8 +105,9 @@ async fn what_a_batch_is_asked_for_is_what_it_is_told_to_have() {
             },
         })
     );
-    // Both are RFC 3339 in UTC.
-    assert!(deadline.as_str() > got["create_time"].as_str(), "{got}");
+    let moment =
+        |time: &serde_json::Value| time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(moment(&deadline) > moment(&got["create_time"]), "{got}");
 
     let plain = submitted(&server, &["--batch-id=plain", "--queue=none"], "x\n");
     assert_eq!(plain.code, Some(0), "{}", plain.stderr);

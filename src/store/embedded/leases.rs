@@ -41,12 +41,13 @@ impl Store {
                 want: want - leases.len(),
                 crashes_max,
             };
-            let granted = clock::now();
-            let (grants, next_due) = {
+            let (granted, grants, next_due) = {
                 let scheduler = &shared.scheduler;
                 let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+                // Now, not before the lock: nothing begins before it was accepted.
+                let granted = clock::now();
                 let grants = scheduler.grant(demand, granted, entropy::nonce);
-                (grants, scheduler.next_due(queue))
+                (granted, grants, scheduler.next_due(queue))
             };
             if grants.is_empty() {
                 break next_due;
